@@ -8,6 +8,7 @@ pub mod buffer;
 pub mod error;
 pub mod geometry;
 pub mod ids;
+pub mod kv;
 pub mod limits;
 pub mod size;
 
