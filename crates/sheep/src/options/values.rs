@@ -1,0 +1,281 @@
+//! The arguments of single options: what they mean and the exact lines that refuse them.
+
+use super::{Refusal, help, shown};
+use crate::log::{Destination, Format, Level, LogOptions};
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// Smallest log, as of old.
+const LOG_BYTES_MIN: u64 = 64 << 20;
+
+/// The registry engine that `-c` names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cluster {
+    /// One file shared by the sheep of one host; `None` for the one beside the store.
+    Local(Option<PathBuf>),
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self::Local(None)
+    }
+}
+
+/// How the data worker reaches the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum IoEngine {
+    /// The ring where the kernel allows it.
+    #[default]
+    Auto,
+    /// `io_uring`, or do not start.
+    Ring,
+    /// Blocking calls on threads.
+    Blocking,
+}
+
+/// `-b`, `-y`.
+pub fn address(text: &str) -> Result<IpAddr, Refusal> {
+    text.parse()
+        .map_err(|_| Refusal::new(format!("Invalid address: '{text}'")))
+}
+
+/// Plain decimal digits within a range; no sign, no other characters.
+fn number(text: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok().filter(|n| range.contains(n))
+}
+
+/// `-p`.
+pub fn port(text: &str) -> Result<u16, Refusal> {
+    number(text, 1..=u64::from(u16::MAX))
+        .and_then(|n| u16::try_from(n).ok())
+        .ok_or_else(|| Refusal::new(format!("Invalid port number '{text}'")))
+}
+
+/// `-z`.
+pub fn zone(text: &str) -> Result<u32, Refusal> {
+    number(text, 0..=u64::from(u32::MAX))
+        .and_then(|n| u32::try_from(n).ok())
+        .ok_or_else(|| {
+            Refusal::new(format!(
+                "Invalid zone id '{text}': must be an integer between 0 and {}",
+                u32::MAX
+            ))
+        })
+}
+
+/// The zone of a node that was not told one: the last four bytes of its address, as of old.
+pub fn zone_of(address: IpAddr) -> u32 {
+    let bytes = match address {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(v6) => {
+            let [.., a, b, c, d] = v6.octets();
+            [a, b, c, d]
+        }
+    };
+    u32::from_le_bytes(bytes)
+}
+
+/// `-c`.
+pub fn cluster(text: &OsStr) -> Result<Cluster, Refusal> {
+    let bytes = text.as_bytes();
+    let (driver, rest) = match bytes.iter().position(|b| *b == b':') {
+        Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]))),
+        None => (bytes, None),
+    };
+    match (driver, rest) {
+        (b"local", None) => Ok(Cluster::Local(None)),
+        (b"local", Some(file)) => Ok(Cluster::Local(Some(path("cluster", file)?))),
+        (b"raft" | b"etcd" | b"zookeeper" | b"corosync" | b"shepherd", _) => {
+            Err(Refusal::new(format!(
+                "cluster driver '{}' is not supported by this version",
+                String::from_utf8_lossy(driver)
+            )))
+        }
+        _ => Err(Refusal {
+            line: format!("Invalid cluster driver '{}'", shown(text)),
+            help: Some(help::DRIVERS),
+        }),
+    }
+}
+
+/// A file or directory that need not be there, made absolute: a daemon leaves its directory.
+pub fn path(option: &str, text: &OsStr) -> Result<PathBuf, Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::new(format!("option '--{option}' needs a path")));
+    }
+    std::path::absolute(text)
+        .map_err(|e| Refusal::new(format!("cannot use path '{}': {e}", shown(text))))
+}
+
+/// PATH: one directory. Trailing slashes are removed.
+pub fn store(text: &OsStr) -> Result<PathBuf, Refusal> {
+    let bytes = text.as_bytes();
+    if bytes.is_empty() {
+        return Err(Refusal::new("the path of the store is empty"));
+    }
+    if bytes.contains(&b',') {
+        return Err(Refusal::new(format!(
+            "PATH '{}' names more than one directory: not supported by this version",
+            shown(text)
+        )));
+    }
+    let end = bytes
+        .iter()
+        .rposition(|b| *b != b'/')
+        .map_or(1, |at| at + 1);
+    path("path", OsStr::from_bytes(&bytes[..end]))
+}
+
+/// `--nbd=[ADDR:]PORT`.
+pub fn nbd(text: &str) -> Result<SocketAddr, Refusal> {
+    let (host, port_text) = match text.rsplit_once(':') {
+        Some((host, port)) => (Some(host), port),
+        None => (None, text),
+    };
+    let port = port(port_text)?;
+    let ip = match host {
+        None => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Some(host) => match host.strip_prefix('[') {
+            Some(v6) => v6
+                .strip_suffix(']')
+                .and_then(|v6| v6.parse().ok())
+                .map(IpAddr::V6),
+            None => host.parse().ok().map(IpAddr::V4),
+        }
+        .ok_or_else(|| {
+            Refusal::new(format!(
+                "Invalid NBD address '{text}': must be [ADDR:]PORT, an IPv6 address in brackets"
+            ))
+        })?,
+    };
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// `--nbd-group`: a name or a number.
+pub fn group(text: &str) -> Result<u32, Refusal> {
+    if let Some(gid) = number(text, 0..=u64::from(u32::MAX - 1)).filter(|_| !text.is_empty()) {
+        return u32::try_from(gid).map_err(|_| Refusal::new(format!("Invalid group '{text}'")));
+    }
+    // The file, not NSS: a static lookup needs no C library and cannot hang on a directory server.
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            let gid = fields.nth(1)?;
+            (name == text).then_some(gid)?.parse().ok()
+        })
+        .next()
+        .ok_or_else(|| Refusal::new(format!("Invalid group '{text}': not in /etc/group")))
+}
+
+/// `--io`.
+pub fn io(text: &str) -> Result<IoEngine, Refusal> {
+    match text {
+        "auto" => Ok(IoEngine::Auto),
+        "ring" => Ok(IoEngine::Ring),
+        "blocking" => Ok(IoEngine::Blocking),
+        _ => Err(Refusal::new(format!(
+            "Invalid I/O engine '{text}': must be auto, ring or blocking"
+        ))),
+    }
+}
+
+/// Splits `key=value,key,…`.
+fn pairs(text: &OsStr) -> impl Iterator<Item = (String, Option<&OsStr>)> {
+    text.as_bytes().split(|b| *b == b',').map(|pair| {
+        let (key, value) = match pair.iter().position(|b| *b == b'=') {
+            Some(at) => (&pair[..at], Some(OsStr::from_bytes(&pair[at + 1..]))),
+            None => (pair, None),
+        };
+        (shown(OsStr::from_bytes(key)), value)
+    })
+}
+
+/// `-j`: what was the journal's is the log's.
+pub fn journal(text: &OsStr) -> Result<u64, Refusal> {
+    let mut size = None;
+    for (key, value) in pairs(text) {
+        match (key.as_str(), value) {
+            ("size", Some(value)) => {
+                let value = shown(value);
+                let bytes = sheepdog_types::size::parse(&value)
+                    .ok()
+                    .filter(|bytes| *bytes >= LOG_BYTES_MIN)
+                    .ok_or_else(|| {
+                        Refusal::new(format!("invalid size {value}, must be bigger than 64(M)"))
+                    })?;
+                size = Some(bytes);
+            }
+            ("dir" | "skip", _) => {
+                return Err(Refusal::new(format!(
+                    "journal option '{key}' is not supported by this version"
+                )));
+            }
+            _ => {
+                return Err(Refusal {
+                    line: format!("Invalid journal option '{key}'"),
+                    help: Some(help::JOURNAL),
+                });
+            }
+        }
+    }
+    size.ok_or_else(|| Refusal::new("you must specify size for journal"))
+}
+
+/// `-l`.
+pub fn log(text: &OsStr) -> Result<LogOptions, Refusal> {
+    let mut options = LogOptions::default();
+    for (key, value) in pairs(text) {
+        let bad = |what: &str| Refusal {
+            line: format!(
+                "Invalid log {what} '{}'",
+                value.map_or_else(String::new, shown)
+            ),
+            help: Some(help::LOG),
+        };
+        let name = value.map(|v| v.to_string_lossy().into_owned());
+        let name = name.as_deref().unwrap_or_default();
+        match key.as_str() {
+            "level" => options.level = Level::from_name(name).ok_or_else(|| bad("level"))?,
+            "format" => {
+                options.format = match name {
+                    "default" => Format::Default,
+                    "server" => Format::Server,
+                    "json" => Format::Json,
+                    _ => return Err(bad("format")),
+                }
+            }
+            "dst" => {
+                options.destination = match name {
+                    "default" => Destination::File,
+                    "syslog" => Destination::Syslog,
+                    "stdout" => Destination::Stdout,
+                    _ => return Err(bad("destination")),
+                }
+            }
+            "dir" => match value {
+                Some(dir) if !dir.is_empty() => options.dir = Some(path("log", dir)?),
+                _ => return Err(bad("directory")),
+            },
+            _ => {
+                return Err(Refusal {
+                    line: format!("Invalid log option '{key}'"),
+                    help: Some(help::LOG),
+                });
+            }
+        }
+    }
+    if options.dir.is_some() && options.destination != Destination::File {
+        return Err(Refusal::new(
+            "log option 'dir' can be used only with the default destination",
+        ));
+    }
+    Ok(options)
+}
