@@ -18,6 +18,7 @@ fn samples_of_version_one() {
             object_shift: 22,
             redundancy: Some(RedundancyInfo { data: 4, parity: 2 }),
             hyper: true,
+            preallocated: false,
         }
         .into(),
         b"\x0a\x04test\x10\x80\x80\x80\x80\x04\x18\x16\x22\x04\x08\x04\x10\x02\x28\x01",

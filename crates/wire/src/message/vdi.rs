@@ -78,6 +78,9 @@ pub struct VdiEntry {
     /// Handles that are open on it at present. Not filled by [`VdiLookup`].
     #[prost(uint32, tag = "19")]
     pub open: u32,
+    /// It was made with its space reserved.
+    #[prost(bool, tag = "20")]
+    pub preallocated: bool,
 }
 
 /// Asks for VDIs by ascending id.
@@ -144,6 +147,9 @@ pub struct VdiCreate {
     /// It may have more than 2^20 objects.
     #[prost(bool, tag = "5")]
     pub hyper: bool,
+    /// For the record: the client reserves all its space next, by [`super::WriteZeroes`].
+    #[prost(bool, tag = "6")]
+    pub preallocated: bool,
 }
 
 /// The reply to requests that made or changed a VDI.
