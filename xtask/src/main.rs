@@ -1,1 +1,41 @@
-fn main() {}
+//! `cargo xtask WORD`: the chores of this repository. Everything a person or CI does here that is
+//! more than one cargo command starts here.
+
+mod bench;
+mod ci;
+mod demo;
+mod deps;
+mod licences;
+mod long;
+mod shell;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+Usage: cargo xtask WORD
+
+  demo [IMAGE]      build sheep and dog, start a sheep, make a VDI (from IMAGE if given): ./start
+  ci                everything that must pass: ./test
+  deps              get the programs the tests need (as root by apt; otherwise say what is missing)
+  bench [--quick]   the speed table: ours against fio on the disk and against qemu-nbd
+  long kill [--rounds N] [--seed N]
+                    kill -9 rounds under verifying writers, report in docs/runs/
+  licences          every dependency's licence is one that deny.toml allows";
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["demo", rest @ ..] => demo::run(rest),
+        ["ci"] => ci::run(),
+        ["deps"] => deps::run(),
+        ["bench", rest @ ..] => bench::run(rest),
+        ["long", rest @ ..] => long::run(rest),
+        ["licences"] => licences::run(),
+        ["help" | "-h" | "--help"] => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => bail!("{USAGE}"),
+    }
+}

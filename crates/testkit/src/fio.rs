@@ -1,0 +1,126 @@
+//! fio as a judge: it writes with checksums while the server is killed, and reads everything back
+//! later. Its log of completed requests is the record of what was acknowledged.
+
+use crate::process::{PATIENCE, Process, run, wait_readable};
+use crate::tools::command;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// One verified random write job over an export.
+#[derive(Debug)]
+pub struct Job {
+    uri: String,
+    seed: u64,
+    bytes: u64,
+    dir: PathBuf,
+}
+
+/// What came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Outcome {
+    /// Writes acknowledged before the server was killed.
+    pub acknowledged: u64,
+    /// Blocks of the job whose checksum was right afterwards.
+    pub good: u64,
+    /// Others: never written, or in flight when the server was killed.
+    pub other: u64,
+}
+
+impl Job {
+    /// Writes the first `bytes` of the export in random order, each place once. `dir` is for its
+    /// files.
+    #[must_use]
+    pub fn new(uri: &str, seed: u64, bytes: u64, dir: &Path) -> Self {
+        Self {
+            uri: uri.to_owned(),
+            seed,
+            bytes,
+            dir: dir.to_owned(),
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut fio = command("fio");
+        fio.current_dir(&self.dir)
+            .args(["--name=job", "--ioengine=nbd", "--rw=randwrite"])
+            .args(["--bsrange=4k-64k", "--blockalign=4k", "--iodepth=32"])
+            .args(["--verify=crc32c", "--verify_state_save=0"])
+            .arg(format!("--uri={}", self.uri))
+            .arg(format!("--size={}", self.bytes))
+            .arg(format!("--randseed={}", self.seed));
+        fio
+    }
+
+    /// Writes, and calls `kill` after `delay`, unless fio is done by then.
+    ///
+    /// # Panics
+    /// When fio cannot be started or does not end.
+    pub fn write_until(&self, delay: Duration, kill: impl FnOnce()) {
+        let _ = std::fs::remove_file(self.acks());
+        let mut fio = self.command();
+        fio.args(["--do_verify=0", "--write_lat_log=acks", "--log_offset=1"]);
+        let log = self.dir.join("fio-write.log");
+        let mut fio = Process::spawn("fio", &mut fio, &log);
+        let _ = wait_readable(&[fio.pidfd()], delay);
+        kill();
+        fio.wait(PATIENCE);
+    }
+
+    fn acks(&self) -> PathBuf {
+        self.dir.join("acks_lat.1.log")
+    }
+
+    /// Reads everything back and compares with what was acknowledged.
+    ///
+    /// # Errors
+    /// Names the acknowledged writes that are lost or damaged.
+    ///
+    /// # Panics
+    /// When fio did not come to read at all.
+    pub fn check(&self) -> Result<Outcome, String> {
+        // time, latency, direction, size, offset, …
+        let acks = std::fs::read_to_string(self.acks()).unwrap_or_default();
+        let acknowledged: BTreeSet<u64> = acks
+            .lines()
+            .filter_map(|line| line.split(", ").nth(4)?.parse().ok())
+            .collect();
+        let mut fio = self.command();
+        fio.args(["--verify_only=1", "--continue_on_error=verify"]);
+        fio.arg("--output-format=json");
+        let ended = run(&mut fio, b"");
+        let text = ended.text();
+        let json = text.find('{').map_or("", |at| &text[at..]);
+        let json = serde_json::Deserializer::from_str(json)
+            .into_iter::<serde_json::Value>()
+            .next()
+            .and_then(Result::ok)
+            .unwrap_or_else(|| panic!("fio: {text}\n{}", ended.stderr));
+        let total = json["jobs"][0]["read"]["total_ios"].as_u64().unwrap_or(0);
+        let bad: BTreeSet<u64> = ended
+            .stderr
+            .lines()
+            .chain(text.lines())
+            .filter_map(|line| line.split_once("requested block: offset="))
+            .filter_map(|(_, rest)| rest.split(',').next()?.parse().ok())
+            .collect();
+        let (seen, wrong) = (acknowledged.len() as u64, bad.len() as u64);
+        assert!(
+            total >= seen && total > 0,
+            "fio read {total} blocks back, {seen} were written: {}",
+            ended.stderr
+        );
+        let lost: Vec<_> = acknowledged.intersection(&bad).take(10).collect();
+        if !lost.is_empty() {
+            return Err(format!(
+                "acknowledged writes are lost or damaged, first at {lost:?}"
+            ));
+        }
+        Ok(Outcome {
+            acknowledged: seen,
+            good: total - wrong,
+            other: wrong,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! Small file systems on loop devices, for full and read-only disks. Root only.
+
+use crate::process::run;
+use crate::tools::{command, is_root};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mounted ext4 of its own; unmounted and gone when dropped.
+#[derive(Debug)]
+pub struct SmallFs {
+    point: PathBuf,
+    _home: tempfile::TempDir,
+}
+
+impl SmallFs {
+    /// Makes and mounts one of `bytes`; `None`, with a line, for who may not mount.
+    ///
+    /// # Panics
+    /// When making or mounting it fails for root.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        if !is_root() {
+            eprintln!("not root: no small file system, this part is skipped");
+            return None;
+        }
+        let home = tempfile::Builder::new()
+            .prefix("small-fs-")
+            .tempdir()
+            .expect("a temporary directory");
+        let image = home.path().join("image");
+        let file = File::create(&image).expect("create the image");
+        file.set_len(bytes).expect("size the image");
+        // No reserved blocks: full is full, for root too.
+        let mut make = command("mke2fs");
+        make.args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image);
+        let _ = run(&mut make, b"").ok();
+        let point = home.path().join("mounted");
+        fs::create_dir(&point).expect("make the mount point");
+        let mut mount = Command::new("mount");
+        mount.args(["-o", "loop"]).arg(&image).arg(&point);
+        let _ = run(&mut mount, b"").ok();
+        Some(Self { point, _home: home })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.point
+    }
+
+    /// Makes it read-only or writable again.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn set_read_only(&self, read_only: bool) {
+        let option = if read_only {
+            "remount,ro"
+        } else {
+            "remount,rw"
+        };
+        let mut mount = Command::new("mount");
+        mount.args(["-o", option]).arg(&self.point);
+        let _ = run(&mut mount, b"").ok();
+    }
+
+    /// Bytes that are free.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.point).expect("statvfs");
+        stat.f_bavail * stat.f_frsize
+    }
+}
+
+impl Drop for SmallFs {
+    fn drop(&mut self) {
+        // Lazily: should a process still be in it, it goes with that process.
+        let _ = run(Command::new("umount").arg("-l").arg(&self.point), b"");
+    }
+}

@@ -1,0 +1,209 @@
+//! A sheep of our own on a store of its own.
+
+use crate::Server;
+use crate::bins::bin;
+use crate::dog::Dog;
+use crate::process::{PATIENCE, Process, wait_readable};
+use rustix::process::Signal;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+/// A port that was free a moment ago. The kernel hands out others first, so it stays free.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("bound").port()
+}
+
+/// A sheep process in the foreground on loopback, with its directory. Both go when it is dropped.
+#[derive(Debug)]
+pub struct Sheep {
+    store: PathBuf,
+    socket: PathBuf,
+    port: u16,
+    options: Vec<String>,
+    log: PathBuf,
+    process: Option<Process>,
+    program: PathBuf,
+    home: Option<tempfile::TempDir>,
+}
+
+impl Sheep {
+    /// A sheep on a new temporary store, running and formatted with one copy.
+    #[must_use]
+    pub fn new() -> Self {
+        let sheep = Self::unformatted(&[]);
+        let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+        sheep
+    }
+
+    /// A running sheep on a new temporary store, with options.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn unformatted(options: &[&str]) -> Self {
+        let home = tempfile::Builder::new()
+            .prefix("sheep-")
+            .tempdir()
+            .expect("a temporary directory");
+        let mut sheep = Self::at(&home.path().join("store"), options);
+        sheep.home = Some(home);
+        sheep.start();
+        sheep
+    }
+
+    /// A sheep for a directory of the caller's, not started.
+    #[must_use]
+    pub fn at(store: &Path, options: &[&str]) -> Self {
+        Self {
+            store: store.to_owned(),
+            socket: store.join("nbd.sock"),
+            port: free_port(),
+            options: options.iter().map(|o| (*o).to_owned()).collect(),
+            log: store.with_extension("log"),
+            process: None,
+            program: bin("sheep"),
+            home: None,
+        }
+    }
+
+    /// Uses another build of sheep from the next start on.
+    pub fn use_program(&mut self, program: &Path) {
+        program.clone_into(&mut self.program);
+    }
+
+    /// The command that starts it in the foreground.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["-f", "-b", "127.0.0.1", "-p", &self.port.to_string()])
+            .args(&self.options)
+            .arg(&self.store);
+        command
+    }
+
+    /// Starts it; `Err` with how it ended and what it said if it ends instead of becoming ready.
+    ///
+    /// # Errors
+    /// As above.
+    ///
+    /// # Panics
+    /// When it neither ends nor becomes ready.
+    pub fn try_start(&mut self) -> Result<(), (ExitStatus, String)> {
+        assert!(self.process.is_none(), "it runs");
+        let scratch = tempfile::tempdir().expect("a temporary directory");
+        let path = scratch.path().join("notify");
+        let notify = UnixDatagram::bind(&path).expect("bind the notify socket");
+        let mut command = self.command();
+        command.env("NOTIFY_SOCKET", &path);
+        let mut process = Process::spawn("sheep", &mut command, &self.log);
+        let mut message = [0; 4096];
+        loop {
+            match wait_readable(&[notify.as_fd(), process.pidfd()], PATIENCE) {
+                Some(0) => {
+                    let len = notify.recv(&mut message).expect("receive");
+                    let text = String::from_utf8_lossy(&message[..len]);
+                    if text.lines().any(|line| line == "READY=1") {
+                        self.process = Some(process);
+                        return Ok(());
+                    }
+                }
+                Some(_) => return Err((process.wait(PATIENCE), process.log())),
+                None => panic!("sheep does not become ready; it said:\n{}", process.log()),
+            }
+        }
+    }
+
+    /// The store's directory.
+    #[must_use]
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// The port dog talks to.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A dog that talks to it.
+    #[must_use]
+    pub const fn dog(&self) -> Dog {
+        Dog::new(self.port)
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub const fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("sheep runs")
+    }
+
+    /// The address of an export for tools that take URIs.
+    #[must_use]
+    pub fn uri(&self, export: &str) -> String {
+        uri(&self.socket, export)
+    }
+
+    /// SIGTERM, and waits for a clean end.
+    ///
+    /// # Panics
+    /// When it ends with an error.
+    pub fn stop(&mut self) {
+        let mut process = self.process.take().expect("sheep runs");
+        let status = process.terminate();
+        assert!(status.success(), "sheep: {status}\n{}", process.log());
+    }
+
+    /// Everything it printed so far, all starts together.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+}
+
+impl Default for Sheep {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The address of an export on a unix socket.
+#[must_use]
+pub fn uri(socket: &Path, export: &str) -> String {
+    format!("nbd+unix:///{export}?socket={}", socket.display())
+}
+
+impl Server for Sheep {
+    fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    fn start(&mut self) {
+        if let Err((status, said)) = self.try_start() {
+            panic!("sheep ended: {status}\n{said}");
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        if let Some(process) = &self.process {
+            process.signal(signal);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Chore bench.
+
+pub fn run(_: &[&str]) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! Chore ci.
+
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}

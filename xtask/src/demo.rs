@@ -1,0 +1,5 @@
+//! Chore demo.
+
+pub fn run(_: &[&str]) -> anyhow::Result<()> {
+    Ok(())
+}

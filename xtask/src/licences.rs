@@ -1,0 +1,5 @@
+//! Chore licences.
+
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}

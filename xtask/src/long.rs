@@ -1,0 +1,5 @@
+//! Chore long.
+
+pub fn run(_: &[&str]) -> anyhow::Result<()> {
+    Ok(())
+}
