@@ -1,0 +1,185 @@
+//! Made-up clusters and their histories, and what is measured of them. Shared by the tests and the
+//! example that prints the table.
+#![allow(dead_code)]
+
+use sheepdog_placement::{ClusterMap, Disk, Node, NodeId, Placement, State, movement};
+use sheepdog_types::DiskId;
+
+/// A small generator of repeatable numbers.
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ x >> 31) % end
+    }
+
+    fn id(&mut self) -> [u8; 16] {
+        let (a, b) = (self.below(u64::MAX), self.below(u64::MAX));
+        (u128::from(a) << 64 | u128::from(b)).to_le_bytes()
+    }
+}
+
+/// How a cluster looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Every node is a zone, has one disk and the same weight.
+    Even,
+    /// A zone for every ten nodes (five at least), 1 to 4 disks, weights that differ fourfold.
+    Uneven,
+}
+
+/// A cluster that changes.
+pub struct Cluster {
+    pub map: ClusterMap,
+    pub shape: Shape,
+    zones: u64,
+    numbers: Numbers,
+}
+
+impl Cluster {
+    pub fn new(nodes: usize, shape: Shape, seed: u64) -> Self {
+        let zones = match shape {
+            Shape::Even => u64::from(u32::MAX),
+            Shape::Uneven => (nodes as u64 / 10).max(5),
+        };
+        let mut cluster = Self {
+            map: ClusterMap::default(),
+            shape,
+            zones,
+            numbers: Numbers(seed),
+        };
+        for i in 0..nodes {
+            cluster.join(Some(i as u64));
+        }
+        cluster
+    }
+
+    fn disk(&mut self) -> Disk {
+        let weight = match self.shape {
+            Shape::Even => 4 << 40,
+            Shape::Uneven => (1 + self.numbers.below(4)) << 40,
+        };
+        Disk {
+            id: DiskId(self.numbers.id()),
+            weight,
+            state: State::Up,
+        }
+    }
+
+    /// A node comes, into zone `place` if that is given.
+    pub fn join(&mut self, place: Option<u64>) {
+        let place = place.unwrap_or_else(|| self.numbers.below(self.zones));
+        let (disks, vnodes) = match self.shape {
+            Shape::Even => (1, 128),
+            Shape::Uneven => (
+                1 + self.numbers.below(4),
+                64 + self.numbers.below(193) as u32,
+            ),
+        };
+        let node = Node {
+            id: NodeId(self.numbers.id()),
+            zone: (place % self.zones) as u32,
+            vnodes,
+            state: State::Up,
+            disks: (0..disks).map(|_| self.disk()).collect(),
+        };
+        self.map.nodes.push(node);
+    }
+
+    fn any_node(&mut self) -> usize {
+        self.numbers.below(self.map.nodes.len() as u64) as usize
+    }
+
+    /// One change: a node joins, leaves or gets another weight, or a disk does.
+    pub fn change(&mut self) -> &'static str {
+        let i = self.any_node();
+        let last = self.map.nodes.len() < 4;
+        match self.numbers.below(if self.shape == Shape::Even { 4 } else { 7 }) {
+            0 | 1 if !last => {
+                self.map.nodes.swap_remove(i);
+                "leave"
+            }
+            0..=2 => {
+                self.join(None);
+                "join"
+            }
+            3 => {
+                let vnodes = self.map.nodes[i].vnodes;
+                let factor = [50, 80, 90, 110, 125, 200][self.numbers.below(6) as usize];
+                self.map.nodes[i].vnodes = (vnodes * factor / 100).clamp(32, 512);
+                "reweight"
+            }
+            4 => {
+                let disk = self.disk();
+                self.map.nodes[i].disks.push(disk);
+                "disk added"
+            }
+            5 => {
+                let disks = &mut self.map.nodes[i].disks;
+                let d = self.numbers.below(disks.len() as u64) as usize;
+                disks[d].state = State::Out;
+                "disk out"
+            }
+            _ => {
+                let disks = &mut self.map.nodes[i].disks;
+                let d = self.numbers.below(disks.len() as u64) as usize;
+                disks[d].weight = (1 + self.numbers.below(4)) << 40;
+                "disk reweight"
+            }
+        }
+    }
+}
+
+/// The largest distance of a disk's load from its quota, in percent, over the disks whose quota is
+/// at least `from` replicas.
+pub fn worst_load(placement: &Placement, from: u32) -> f64 {
+    let loads = placement.loads();
+    let quota = |q: u64| q as f64 / 32f64.exp2();
+    let large = loads.iter().filter(|l| quota(l.quota) >= f64::from(from));
+    large
+        .map(|l| 100.0 * (f64::from(l.replicas) / quota(l.quota) - 1.0).abs())
+        .fold(0.0, f64::max)
+}
+
+/// Exceptions, in percent of all replicas.
+pub fn exceptions(placement: &Placement) -> f64 {
+    let replicas = f64::from(placement.shards()) * placement.width() as f64;
+    100.0 * placement.exceptions().len() as f64 / replicas
+}
+
+/// What a sequence of changes cost.
+#[derive(Default, Debug)]
+pub struct History {
+    pub changes: u32,
+    pub moved: u64,
+    pub unavoidable: u64,
+    pub worst_load: f64,
+    pub worst_ratio: f64,
+    pub worst_exceptions: f64,
+    /// What fresh placements of the same maps would have moved.
+    pub moved_fresh: u64,
+}
+
+impl History {
+    pub fn ratio(&self) -> f64 {
+        self.moved as f64 / self.unavoidable as f64
+    }
+
+    pub fn step(&mut self, old: &Placement, new: &Placement) {
+        let moved = movement(old, new).len() as u64;
+        let unavoidable = old.unavoidable(new);
+        self.changes += 1;
+        self.moved += moved;
+        self.unavoidable += unavoidable;
+        self.worst_load = self.worst_load.max(worst_load(new, 100));
+        self.worst_exceptions = self.worst_exceptions.max(exceptions(new));
+        if unavoidable >= 20 {
+            self.worst_ratio = self.worst_ratio.max(moved as f64 / unavoidable as f64);
+        }
+    }
+}
