@@ -17,7 +17,12 @@ pub fn home(name: &str) -> Vid {
 /// `None` when all are taken.
 #[must_use]
 pub fn first_free<V>(home: Vid, taken: &BTreeMap<Vid, V>) -> Option<Vid> {
-    first_gap(home.get(), Vid::COUNT, taken).or_else(|| first_gap(1, home.get(), taken))
+    first_free_below(Vid::COUNT, home, taken)
+}
+
+/// As [`first_free`], were there only the ids `1..count`.
+fn first_free_below<V>(count: u32, home: Vid, taken: &BTreeMap<Vid, V>) -> Option<Vid> {
+    first_gap(home.get(), count, taken).or_else(|| first_gap(1, home.get(), taken))
 }
 
 /// The first id of `from..end` that is not taken. Costs as many steps as there are taken ids in a
@@ -81,42 +86,43 @@ mod tests {
     }
 
     #[test]
-    fn the_search_wraps_past_zero_and_ends() {
-        let taken =
-            |from: u32, to: u32| (from..to).map(|v| (vid(v), ())).collect::<BTreeMap<_, _>>();
-        let mut top = taken(0xff_fff9, Vid::COUNT);
-        assert_eq!(first_free(vid(0xff_fff9), &top), Some(vid(1)));
-        top.insert(vid(1), ());
-        assert_eq!(first_free(vid(0xff_ffff), &top), Some(vid(2)));
-        assert_eq!(first_free(vid(0xff_fff8), &top), Some(vid(0xff_fff8)));
-
-        let mut all = taken(1, Vid::COUNT);
-        for home in [1, 2, 0x80_0000, 0xff_ffff] {
-            assert_eq!(first_free(vid(home), &all), None);
-        }
-        for gap in [1, 5, 0xff_ffff] {
-            all.remove(&vid(gap));
-            for home in [1, 5, 6, 0xff_ffff] {
-                assert_eq!(first_free(vid(home), &all), Some(vid(gap)), "{home} {gap}");
-            }
-            all.insert(vid(gap), ());
-        }
+    fn the_search_wraps_from_the_last_id_to_one() {
+        let mut taken: BTreeMap<_, _> = (0xff_fff9..Vid::COUNT).map(|v| (vid(v), ())).collect();
+        assert_eq!(first_free(vid(0xff_fff8), &taken), Some(vid(0xff_fff8)));
+        assert_eq!(first_free(vid(0xff_fff9), &taken), Some(vid(1)));
+        taken.insert(vid(1), ());
+        assert_eq!(first_free(vid(0xff_ffff), &taken), Some(vid(2)));
+        taken.remove(&vid(0xff_fffe));
+        assert_eq!(first_free(vid(0xff_fff9), &taken), Some(vid(0xff_fffe)));
+        assert_eq!(first_free(vid(0xff_ffff), &taken), Some(vid(2)));
     }
 
     /// The rule as one would say it: look at one id after the other.
-    fn scan(home: Vid, taken: &BTreeMap<Vid, ()>) -> Option<Vid> {
+    fn scan(count: u32, home: Vid, taken: &BTreeMap<Vid, ()>) -> Option<Vid> {
         let mut value = home.get();
-        for _ in 1..Vid::COUNT {
+        for _ in 1..count {
             if !taken.contains_key(&vid(value)) {
                 return Some(vid(value));
             }
-            value = if value == Vid::COUNT - 1 {
-                1
-            } else {
-                value + 1
-            };
+            value = if value == count - 1 { 1 } else { value + 1 };
         }
         None
+    }
+
+    #[test]
+    fn few_ids_in_every_combination() {
+        const COUNT: u32 = 9;
+        for mask in 0..1u32 << COUNT {
+            let taken = (1..COUNT)
+                .filter(|v| mask >> v & 1 == 1)
+                .map(|v| (vid(v), ()))
+                .collect();
+            for home in (1..COUNT).map(vid) {
+                let want = scan(COUNT, home, &taken);
+                assert_eq!(first_free_below(COUNT, home, &taken), want);
+                assert_eq!(want.is_none(), taken.len() as u32 == COUNT - 1);
+            }
+        }
     }
 
     proptest! {
@@ -128,7 +134,8 @@ mod tests {
             // Around the seam, where all the cases are.
             let near = |v: i32| vid(if v < 0 { Vid::COUNT - v.unsigned_abs() } else { v as u32 + 1 });
             let taken = taken.into_iter().map(|v| (near(v), ())).collect();
-            prop_assert_eq!(first_free(near(home), &taken), scan(near(home), &taken));
+            let want = scan(Vid::COUNT, near(home), &taken);
+            prop_assert_eq!(first_free(near(home), &taken), want);
         }
     }
 }
