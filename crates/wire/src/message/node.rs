@@ -40,6 +40,9 @@ pub struct NodeEntry {
     /// Version of its program; empty when not known.
     #[prost(string, tag = "6")]
     pub version: String,
+    /// Its weight was set by hand.
+    #[prost(bool, tag = "7")]
+    pub fixed_vnodes: bool,
 }
 
 /// Asks for the space of all nodes. The sheep asked collects the answers of the others.
