@@ -1,0 +1,284 @@
+//! Opening a registry file: making it, joining it, and the one decision that concerns a whole
+//! cluster, which registry belongs at this path.
+//!
+//! A new user starts a sheep, deletes its directory and starts again: the registry of the deleted
+//! cluster must not be in the way. A user whose disk is not mounted must not lose the registry.
+//! So a formatted registry is moved aside (never deleted) only when an *empty* store comes, nobody
+//! has the registry open, and every recorded store is gone by [`is_gone`]. Otherwise the empty
+//! store joins. And when that was wrong, it is mended: a store that belongs to a cluster whose
+//! registry is aside brings it back, as long as the registry at this path is not formatted.
+//!
+//! All this happens under the gate, one process at a time. The rename is atomic and the file is
+//! complete before it (its write-ahead log is copied in), so a crash at any point loses nothing.
+//! Processes that have the unformatted registry open when it gives way are told by its `retired`
+//! mark, which is set in a transaction that also sees that no format came first; they close it and
+//! fail with `Unreachable`.
+
+use super::bell::ring;
+use super::db::{Db, Limits};
+use super::locks::{Paths, io_error, open_lock, try_exclusive, wait_exclusive};
+use super::members::is_gone;
+use super::schema;
+use super::{Joined, Member};
+use sheepdog_types::{Error, ErrorKind, Result};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+
+/// An open registry file.
+pub(super) struct Opened {
+    pub db: Db,
+    pub cluster: Uuid,
+    pub joined: Joined,
+    /// Shared as long as the database is open.
+    pub presence: File,
+}
+
+/// See the module. `member.store` is canonical.
+pub(super) fn open(paths: &Paths, member: Option<&Member>, limits: Limits) -> Result<Opened> {
+    make_directories(paths)?;
+    let gate = open_lock(&paths.gate)?;
+    if !wait_exclusive(&gate, &paths.gate)? {
+        return Err(Error::new(
+            ErrorKind::Unreachable,
+            format!(
+                "registry {}: another process is still opening it",
+                paths.file.display()
+            ),
+        ));
+    }
+    let presence = open_lock(&paths.presence)?;
+    let alone = try_exclusive(&presence, &paths.presence)?;
+    let mut opening = Opening {
+        paths,
+        member,
+        limits,
+        presence: &presence,
+        alone,
+    };
+    let (mut db, mut joined) = opening.find()?;
+    if let Some(member) = member {
+        let known = db.recorded()?.iter().any(|r| r.store == member.store);
+        if joined == Joined::Member && !known {
+            joined = Joined::NewMember;
+        }
+        db.record(&member.store, member.disk)?;
+    }
+    let cluster = db.meta()?.cluster;
+    presence
+        .lock_shared()
+        .map_err(|e| io_error("lock", &paths.presence, e))?;
+    Ok(Opened {
+        db,
+        cluster,
+        joined,
+        presence,
+    })
+}
+
+struct Opening<'a> {
+    paths: &'a Paths,
+    member: Option<&'a Member>,
+    limits: Limits,
+    presence: &'a File,
+    alone: bool,
+}
+
+impl Opening<'_> {
+    /// The right registry, open.
+    fn find(&mut self) -> Result<(Db, Joined)> {
+        let file = &self.paths.file;
+        let there = file
+            .try_exists()
+            .map_err(|e| io_error("open registry", file, e))?;
+        if !there {
+            if !self.alone {
+                return Err(Error::new(
+                    ErrorKind::Locked,
+                    format!(
+                        "registry {} was removed while in use: stop its sheep first",
+                        file.display()
+                    ),
+                ));
+            }
+            let Some(member) = self.member.filter(|m| !m.empty) else {
+                return self.create(Joined::Created);
+            };
+            let aside = self.aside_of(member)?;
+            let joined = self.bring_back(&aside)?;
+            return Ok((self.connect()?, joined));
+        }
+        let mut db = self.connect()?;
+        // Whoever retired it did not finish; under the gate nobody is about to.
+        db.unretire()?;
+        let meta = db.meta()?;
+        let formatted = db.get(crate::FORMATTED_KEY)?.is_some();
+        match self.member {
+            Some(member) if member.empty && formatted && self.alone => {
+                if !self.is_abandoned(&mut db)? {
+                    return Ok((db, Joined::Member));
+                }
+                let to = self.move_aside(db, meta.cluster)?;
+                self.create(Joined::CreatedAnew { old: to })
+            }
+            Some(member) if !member.empty && member.cluster != Some(meta.cluster) => {
+                let aside = self.aside_of(member);
+                if formatted {
+                    return Err(self.other_cluster(member, meta.cluster, aside.ok().as_deref()));
+                }
+                let aside = aside?;
+                let db = self.take_over(db)?;
+                self.move_aside(db, meta.cluster)?;
+                let joined = self.bring_back(&aside)?;
+                Ok((self.connect()?, joined))
+            }
+            _ => Ok((db, Joined::Member)),
+        }
+    }
+
+    fn connect(&self) -> Result<Db> {
+        Db::open(&self.paths.file, self.limits)
+    }
+
+    /// Made under another name, so that a crash leaves no half registry.
+    fn create(&self, joined: Joined) -> Result<(Db, Joined)> {
+        let file = &self.paths.file;
+        let new = self.paths.aside(Uuid::nil());
+        match std::fs::remove_file(&new) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(io_error("remove", &new, e)),
+        }
+        schema::create(&new)?;
+        rename(&new, file)?;
+        Ok((self.connect()?, joined))
+    }
+
+    fn is_abandoned(&self, db: &mut Db) -> Result<bool> {
+        let file = &self.paths.file;
+        let device = file
+            .metadata()
+            .map_err(|e| io_error("look at", file, e))?
+            .dev();
+        let recorded = db.recorded()?;
+        Ok(!recorded.is_empty()
+            && recorded.iter().all(|r| {
+                self.member.is_some_and(|m| {
+                    // Its own store may be prepared already: it knows better that it is empty.
+                    m.store == r.store || is_gone(r, device, m.store_is_empty)
+                })
+            }))
+    }
+
+    /// Where the registry of a store with data is, if not at its place.
+    fn aside_of(&self, member: &Member) -> Result<PathBuf> {
+        let store = member.store.display();
+        let file = self.paths.file.display();
+        let Some(cluster) = member.cluster else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("store {store} holds data, but of no cluster"),
+            ));
+        };
+        let aside = self.paths.aside(cluster);
+        if aside.is_file() {
+            Ok(aside)
+        } else {
+            Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "store {store} belongs to cluster {cluster}, whose registry is not at {file}: \
+                     restore it, or name its file with -c local:FILE"
+                ),
+            ))
+        }
+    }
+
+    fn other_cluster(&self, member: &Member, here: Uuid, aside: Option<&Path>) -> Error {
+        let whose = member
+            .cluster
+            .map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
+        let mut line = format!(
+            "store {} belongs to {whose}, registry {} to cluster {here}",
+            member.store.display(),
+            self.paths.file.display()
+        );
+        if let Some(aside) = aside {
+            line.push_str(&format!(": use -c local:{}", aside.display()));
+        }
+        Error::new(ErrorKind::Invalid, line)
+    }
+
+    /// Makes all others close an unformatted registry.
+    fn take_over(&mut self, mut db: Db) -> Result<Db> {
+        if self.alone {
+            return Ok(db);
+        }
+        let in_use = |how: &str| {
+            Error::new(
+                ErrorKind::Locked,
+                format!("registry {} is in use by {how}", self.paths.file.display()),
+            )
+        };
+        if !db.retire()? {
+            return Err(in_use("a cluster formatted just now"));
+        }
+        ring(&self.paths.bell);
+        if wait_exclusive(self.presence, &self.paths.presence)? {
+            self.alone = true;
+            db.unretire()?;
+            Ok(db)
+        } else {
+            db.unretire()?;
+            Err(in_use("a new cluster: stop its sheep first"))
+        }
+    }
+
+    fn move_aside(&self, db: Db, cluster: Uuid) -> Result<PathBuf> {
+        let file = &self.paths.file;
+        db.close()?;
+        // Without its write-ahead log the file would lose commits.
+        let mut log = file.clone().into_os_string();
+        log.push("-wal");
+        if PathBuf::from(log).try_exists().unwrap_or(true) {
+            return Err(Error::new(
+                ErrorKind::Locked,
+                format!("registry {} is in use by another program", file.display()),
+            ));
+        }
+        let to = self.paths.aside(cluster);
+        rename(file, &to)?;
+        Ok(to)
+    }
+
+    fn bring_back(&self, aside: &Path) -> Result<Joined> {
+        rename(aside, &self.paths.file)?;
+        Ok(Joined::BroughtBack)
+    }
+}
+
+fn make_directories(paths: &Paths) -> Result<()> {
+    let around = paths.file.parent().unwrap_or(Path::new("/"));
+    for directory in [around, &paths.sessions] {
+        match std::fs::create_dir(directory) {
+            Ok(()) => sync_directory_of(directory)?,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(io_error("make directory", directory, e)),
+        }
+    }
+    Ok(())
+}
+
+/// Durable when it returns.
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    std::fs::rename(from, to).map_err(|e| io_error("rename", from, e))?;
+    sync_directory_of(to)
+}
+
+fn sync_directory_of(path: &Path) -> Result<()> {
+    let around = path.parent().unwrap_or(Path::new("/"));
+    File::open(around)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|e| io_error("sync", around, e))
+}
