@@ -1,0 +1,205 @@
+//! All connections of a server, which VDI each is for, and the memory they share.
+
+use crate::connection::{Connection, UNIT};
+use crate::limits::Limits;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::rc::Rc;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
+
+/// The table.
+pub struct Table {
+    /// The bounds.
+    pub limits: Limits,
+    /// Units of payload nobody holds.
+    budget: Semaphore,
+    connections: RefCell<BTreeMap<u64, Entry>>,
+    next: Cell<u64>,
+    closed: Cell<bool>,
+    left: Notify,
+}
+
+struct Entry {
+    connection: Rc<Connection>,
+    /// The VDI it is for, from before it is served until its last request has had its effect.
+    key: Option<u32>,
+}
+
+impl Table {
+    /// An empty one.
+    pub fn new(mut limits: Limits) -> Self {
+        // What one request may need must be there, or it would wait for ever.
+        let needed = (limits.request_bytes as usize).max(1 << 20);
+        let units = limits.payload_bytes_total.max(needed).div_ceil(UNIT);
+        limits.payload_bytes_total = units * UNIT;
+        Self {
+            limits,
+            budget: Semaphore::new(units),
+            connections: RefCell::default(),
+            next: Cell::new(0),
+            closed: Cell::new(false),
+            left: Notify::new(),
+        }
+    }
+
+    /// Whether no connection may enter.
+    pub fn is_full(&self) -> bool {
+        self.closed.get() || self.len() >= self.limits.connections
+    }
+
+    /// Connections that are there.
+    pub fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    /// Takes a connection in; it is there until the [`Member`] is dropped.
+    pub fn enter(self: &Rc<Self>, connection: Rc<Connection>) -> Member {
+        let id = self.next.get();
+        self.next.set(id + 1);
+        let entry = Entry {
+            connection,
+            key: None,
+        };
+        self.connections.borrow_mut().insert(id, entry);
+        Member {
+            table: Rc::clone(self),
+            id,
+        }
+    }
+
+    fn of_key(&self, key: u32, but: Option<u64>) -> Vec<Rc<Connection>> {
+        let connections = self.connections.borrow();
+        let of_key = connections
+            .iter()
+            .filter(|(id, entry)| entry.key == Some(key) && Some(**id) != but);
+        of_key
+            .map(|(_, entry)| Rc::clone(&entry.connection))
+            .collect()
+    }
+
+    /// Connections to a VDI whose clients are there.
+    pub fn live(&self, key: u32) -> usize {
+        let alive = |c: &Rc<Connection>| !c.is_stopped() && !c.socket.peer_gone();
+        self.of_key(key, None).iter().filter(|c| alive(c)).count()
+    }
+
+    /// Makes the requests of clients that are gone take effect or never: from here on nothing more
+    /// of theirs is read, and when it returns nothing of theirs runs. Live connections go on.
+    pub async fn settle(&self, key: u32, but: Option<u64>) {
+        let mut gone = self.of_key(key, but);
+        gone.retain(|connection| connection.is_stopped() || connection.socket.peer_gone());
+        finish(&gone).await;
+    }
+
+    /// Ends all connections to a VDI; when it returns nothing of theirs runs.
+    pub async fn close(&self, key: u32) {
+        finish(&self.of_key(key, None)).await;
+    }
+
+    /// Ends all connections and lets none in; returns when all have left.
+    pub async fn shut_down(&self) {
+        self.closed.set(true);
+        for entry in self.connections.borrow().values() {
+            entry.connection.stop();
+        }
+        loop {
+            let left = self.left.notified();
+            if self.len() == 0 {
+                return;
+            }
+            left.await;
+        }
+    }
+
+    /// Takes payload bytes, a multiple of [`UNIT`], if they are there.
+    pub fn try_take(&self, bytes: usize) -> bool {
+        match self.budget.try_acquire_many(units(bytes)) {
+            Ok(permit) => {
+                permit.forget();
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Waits for payload bytes, first come, first served. Whoever holds some and does not move
+    /// while others wait is closed.
+    pub async fn take(&self, bytes: usize) {
+        let mut permit = pin!(self.budget.acquire_many(units(bytes)));
+        loop {
+            match timeout(self.limits.stall, permit.as_mut()).await {
+                // Never an error: nobody closes the semaphore.
+                Ok(permit) => return permit.map_or((), |permit| permit.forget()),
+                Err(_elapsed) => self.evict_stalled(),
+            }
+        }
+    }
+
+    /// Gives payload bytes back.
+    pub fn give_back(&self, bytes: usize) {
+        if bytes > 0 {
+            self.budget.add_permits(bytes / UNIT);
+        }
+    }
+
+    fn evict_stalled(&self) {
+        let stalled = |c: &Rc<Connection>| {
+            c.stalled_since()
+                .is_some_and(|since| since.elapsed() >= self.limits.stall)
+        };
+        let connections = self.connections.borrow();
+        let all = connections
+            .values()
+            .map(|entry| Rc::clone(&entry.connection));
+        let victims: Vec<_> = all.filter(stalled).collect();
+        drop(connections);
+        for connection in victims {
+            tracing::warn!("closing an NBD connection that holds memory others wait for");
+            connection.abort();
+        }
+    }
+}
+
+fn units(bytes: usize) -> u32 {
+    u32::try_from(bytes / UNIT).unwrap_or(u32::MAX)
+}
+
+/// Stops all of them, then waits for what they had admitted.
+async fn finish(connections: &[Rc<Connection>]) {
+    for connection in connections {
+        connection.stop();
+    }
+    for connection in connections {
+        connection.idle().await;
+    }
+}
+
+/// A connection's place in the table.
+pub struct Member {
+    table: Rc<Table>,
+    id: u64,
+}
+
+impl Member {
+    /// It is for this VDI from now on.
+    pub fn set_key(&self, key: Option<u32>) {
+        if let Some(entry) = self.table.connections.borrow_mut().get_mut(&self.id) {
+            entry.key = key;
+        }
+    }
+
+    /// [`Table::settle`] for the other connections to a VDI.
+    pub async fn settle_others(&self, key: u32) {
+        self.table.settle(key, Some(self.id)).await;
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let entry = self.table.connections.borrow_mut().remove(&self.id);
+        drop(entry);
+        self.table.left.notify_waiters();
+    }
+}
