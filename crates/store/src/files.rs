@@ -1,0 +1,375 @@
+//! The files of a store: `lock`, held while a sheep uses it; `log`, written once with zeros; and
+//! `data`, which starts empty. Prepares them so that a crash or a full disk leaves either a whole
+//! store or none, and opens them. What is in them is storelog's.
+
+use crate::areas::{Areas, direct_align};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::io::Errno;
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, PageBuf, Result, size};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const DATA: &str = "data";
+const LOG: &str = "log";
+const LOCK: &str = "lock";
+/// Files under way to their names; whatever is found under these names is worthless.
+const NEW_DATA: &str = "data.new";
+const NEW_LOG: &str = "log.new";
+/// Zeros written at once.
+const ZEROS_BYTES: usize = 4 << 20;
+
+/// A directory held by this process; nobody else prepares or opens the store in it.
+#[derive(Debug)]
+pub struct StoreLock {
+    dir: PathBuf,
+    /// The kernel lets go of the lock when the last copy of this is closed, however that happens.
+    _lock: File,
+}
+
+/// The opened files of a store.
+#[derive(Debug)]
+pub struct StoreFiles {
+    /// Data and log, for an engine.
+    pub areas: Arc<Areas>,
+    /// What writes to the log are multiples of: what the disk writes without reading, 512 to 4096.
+    pub log_unit: usize,
+    /// Bytes of the log.
+    pub log_bytes: u64,
+}
+
+/// Space of the file system under a directory, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// What this process may still use.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// Space of the file system that holds `dir`.
+///
+/// # Errors
+/// Those of `statvfs`.
+pub fn space(dir: &Path) -> Result<Space> {
+    let stat = rustix::fs::statvfs(dir).map_err(|e| failed("look at", dir, e.into()))?;
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+/// As [`Space::free`] of [`space`].
+///
+/// # Errors
+/// Those of [`space`].
+pub fn free_bytes(dir: &Path) -> Result<u64> {
+    Ok(space(dir)?.free)
+}
+
+impl StoreLock {
+    /// Takes the directory for this process and, if need be, makes it (one level).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when another process has it, [`ErrorKind::Invalid`] when it is no
+    /// directory or not ours to use, [`ErrorKind::NoSpace`] and [`ErrorKind::Io`].
+    pub fn take(dir: &Path) -> Result<Self> {
+        match DirBuilder::new().mode(0o750).create(dir) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let found = std::fs::metadata(dir).map_err(|e| failed("use", dir, e))?;
+                if !found.is_dir() {
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!("{} is not a directory", dir.display()),
+                    ));
+                }
+            }
+            Err(e) => return Err(failed("create", dir, e)),
+        }
+        let path = dir.join(LOCK);
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o640)
+            .open(&path)
+            .map_err(|e| failed("write to", &path, e))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+            }),
+            Err(Errno::WOULDBLOCK) => Err(Error::new(
+                ErrorKind::Locked,
+                format!("another sheep daemon is using {}", dir.display()),
+            )),
+            Err(e) => Err(failed("lock", &path, e.into())),
+        }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether there is a store to open.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when there is data without its log, which nobody may take for an empty
+    /// directory, and when the directory cannot be looked at.
+    pub fn is_prepared(&self) -> Result<bool> {
+        let found = |name| match std::fs::metadata(self.dir.join(name)) {
+            Ok(found) => Ok(Some(found)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed("look at", &self.dir.join(name), e)),
+        };
+        match (found(DATA)?, found(LOG)?) {
+            (Some(_), Some(_)) => Ok(true),
+            // A log alone is what a crash while preparing leaves; a device is there before.
+            (None, _) => Ok(false),
+            (Some(data), None) if data.file_type().is_block_device() => Ok(false),
+            (Some(_), None) => Err(Error::new(
+                ErrorKind::Io,
+                format!("{} has data but no log", self.dir.display()),
+            )),
+        }
+    }
+
+    /// Makes an empty store with a log of `log_bytes` (a multiple of the block size) and opens it. If
+    /// `data` is a block device, or a link to one, it is kept as it is.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSpace`] when the log does not fit, [`ErrorKind::Invalid`] when there is a store
+    /// already, [`ErrorKind::Io`]. Nothing is left behind.
+    pub fn prepare(&self, log_bytes: u64) -> Result<StoreFiles> {
+        if log_bytes == 0 || !log_bytes.is_multiple_of(BLOCK_SIZE as u64) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("a log of {log_bytes} bytes is not made of whole blocks"),
+            ));
+        }
+        if self.is_prepared()? {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("there is a store in {} already", self.dir.display()),
+            ));
+        }
+        self.remove_leftovers()?;
+        let free = free_bytes(&self.dir)?;
+        if free < log_bytes {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "the log needs {}, {} has {} free",
+                    size::human(log_bytes),
+                    self.dir.display(),
+                    size::human(free)
+                ),
+            ));
+        }
+        let made = self.make(log_bytes);
+        if made.is_err() {
+            // The first error is the one to tell; what cannot be removed is removed next time.
+            let _ = self.remove_leftovers();
+            if !self.dir.join(DATA).exists() {
+                let _ = std::fs::remove_file(self.dir.join(LOG));
+            }
+        }
+        made?;
+        self.open()
+    }
+
+    /// The log gets its name first: data without a log would look like a damaged store.
+    fn make(&self, log_bytes: u64) -> Result<()> {
+        let make_new = OFlags::CREATE | OFlags::EXCL;
+        let (path, new) = (self.dir.join(LOG), self.dir.join(NEW_LOG));
+        let (log, _) = open_file(&new, make_new)?;
+        write_zeros(&log, log_bytes).map_err(|e| failed("write", &new, e))?;
+        std::fs::rename(&new, &path).map_err(|e| failed("create", &path, e))?;
+        let (path, new) = (self.dir.join(DATA), self.dir.join(NEW_DATA));
+        // Only a device may be there.
+        if !path.exists() {
+            let (data, _) = open_file(&new, make_new)?;
+            data.sync_all().map_err(|e| failed("write", &new, e))?;
+            self.sync_dir()?;
+            std::fs::rename(&new, &path).map_err(|e| failed("create", &path, e))?;
+        }
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        File::open(&self.dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| failed("write to", &self.dir, e))
+    }
+
+    fn remove_leftovers(&self) -> Result<()> {
+        for name in [NEW_DATA, NEW_LOG] {
+            let path = self.dir.join(name);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &path, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the files, with direct I/O where the file system has it.
+    ///
+    /// # Errors
+    /// When one is missing or is not what a store is made of, and those of `open`.
+    pub fn open(&self) -> Result<StoreFiles> {
+        let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
+        let (mut data, data_direct) = open_file(&data_path, OFlags::empty())?;
+        let (mut log, log_direct) = open_file(&log_path, OFlags::empty())?;
+        if data_direct != log_direct {
+            // What Areas knows of alignment, it knows of both.
+            for file in [&mut data, &mut log] {
+                without_direct(file).map_err(|e| failed("open", &self.dir, e))?;
+            }
+        }
+        if !(data_direct && log_direct) {
+            tracing::warn!(
+                "the file system of {} refuses direct I/O; the page cache is used, safe but slower",
+                self.dir.display()
+            );
+        }
+        let look =
+            |file: &File, path: &Path| file.metadata().map_err(|e| failed("look at", path, e));
+        let found = look(&data, &data_path)?;
+        if !found.is_file() && !found.file_type().is_block_device() {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!("{} is neither a file nor a disk", data_path.display()),
+            ));
+        }
+        let found = look(&log, &log_path)?;
+        let log_bytes = found.len();
+        if !found.is_file() || log_bytes == 0 || !log_bytes.is_multiple_of(BLOCK_SIZE as u64) {
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "{} is not a log: {log_bytes} bytes, which are not whole blocks",
+                    log_path.display()
+                ),
+            ));
+        }
+        let log_unit = log_unit(&log, found.dev());
+        let areas = Areas::new(data, log).map_err(|e| failed("open", &self.dir, e))?;
+        Ok(StoreFiles {
+            areas: Arc::new(areas),
+            log_unit,
+            log_bytes,
+        })
+    }
+}
+
+/// Opens for reading and writing; the flag says whether with direct I/O.
+fn open_file(path: &Path, flags: OFlags) -> Result<(File, bool)> {
+    let open = |more: OFlags| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(flags.contains(OFlags::CREATE))
+            .create_new(flags.contains(OFlags::EXCL))
+            .mode(0o640)
+            .custom_flags(more.bits() as i32)
+            .open(path)
+    };
+    // A refusal of direct I/O may come after the file was made, so it is asked for afterwards.
+    let file = open(OFlags::empty()).map_err(|e| failed("open", path, e))?;
+    let direct = with_direct(&file).map_err(|e| failed("open", path, e))?;
+    Ok((file, direct))
+}
+
+/// Turns on direct I/O if the file has it at the alignments of our buffers and offsets.
+fn with_direct(file: &File) -> io::Result<bool> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    match rustix::fs::fcntl_setfl(file, flags | OFlags::DIRECT) {
+        Ok(()) => {}
+        Err(Errno::INVAL) => return Ok(false),
+        Err(e) => return Err(e.into()),
+    }
+    let usable = match direct_align(file) {
+        Some((memory, offset)) => {
+            (1..=BLOCK_SIZE).contains(&memory) && (1..=BLOCK_SIZE).contains(&offset)
+        }
+        // The kernel does not say: try.
+        None => {
+            let mut page = PageBuf::zeroed(BLOCK_SIZE);
+            file.read_at(page.as_mut(), 0).is_ok()
+        }
+    };
+    if !usable {
+        without_direct(file)?;
+    }
+    Ok(usable)
+}
+
+fn without_direct(file: &File) -> io::Result<()> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(rustix::fs::fcntl_setfl(file, flags - OFlags::DIRECT)?)
+}
+
+/// Reserves the space in one piece as far as the file system can, then really writes it, so that
+/// overwriting it later changes no metadata.
+fn write_zeros(file: &File, bytes: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => {}
+        Err(e) => return Err(e.into()),
+    }
+    let zeros = PageBuf::zeroed(ZEROS_BYTES);
+    let mut at = 0;
+    while at < bytes {
+        let n = (bytes - at).min(ZEROS_BYTES as u64);
+        file.write_all_at(&zeros.as_ref()[..n as usize], at)?;
+        at += n;
+    }
+    file.sync_all()
+}
+
+/// The largest of the units that direct I/O, the disk's interface and the disk itself work in.
+fn log_unit(log: &File, device: u64) -> usize {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let queue = |name: &str| {
+        // A partition has no queue of its own; its disk is the directory above.
+        ["queue", "../queue"].into_iter().find_map(|queue| {
+            let path = format!("/sys/dev/block/{major}:{minor}/{queue}/{name}");
+            std::fs::read_to_string(path).ok()?.trim().parse().ok()
+        })
+    };
+    let offset = direct_align(log).map_or(0, |(_, offset)| offset);
+    let physical = queue("physical_block_size").unwrap_or(BLOCK_SIZE);
+    let logical = queue("logical_block_size").unwrap_or(512);
+    [offset, physical, logical, 512]
+        .into_iter()
+        .filter(|n| n.is_power_of_two())
+        .max()
+        .unwrap_or(BLOCK_SIZE)
+        .min(BLOCK_SIZE)
+}
+
+/// One line: what could not be done to which path and why, with what the caller can do about it.
+fn failed(verb: &str, path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+        io::ErrorKind::NotFound
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::InvalidFilename => ErrorKind::Invalid,
+        _ => ErrorKind::Io,
+    };
+    Error::with_source(kind, format!("cannot {verb} {}", path.display()), error)
+}
+
+#[cfg(test)]
+mod tests;
