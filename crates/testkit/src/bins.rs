@@ -40,13 +40,19 @@ pub fn root() -> PathBuf {
     here.join("../..").canonicalize().expect("the work tree")
 }
 
+static DIR: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes our programs from `dir`. Only the first call counts, and only before [`bin`].
+pub fn use_dir(dir: PathBuf) {
+    let _ = DIR.set(dir);
+}
+
 /// Path of one of our programs.
 ///
 /// # Panics
 /// When it cannot be built.
 #[must_use]
 pub fn bin(name: &str) -> PathBuf {
-    static DIR: OnceLock<PathBuf> = OnceLock::new();
     let dir = DIR.get_or_init(|| {
         if let Some(dir) = std::env::var_os(BIN_DIR) {
             return PathBuf::from(dir);

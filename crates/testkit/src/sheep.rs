@@ -30,7 +30,6 @@ pub struct Sheep {
     options: Vec<String>,
     log: PathBuf,
     process: Option<Process>,
-    program: PathBuf,
     home: Option<tempfile::TempDir>,
 }
 
@@ -69,20 +68,14 @@ impl Sheep {
             options: options.iter().map(|o| (*o).to_owned()).collect(),
             log: store.with_extension("log"),
             process: None,
-            program: bin("sheep"),
             home: None,
         }
-    }
-
-    /// Uses another build of sheep from the next start on.
-    pub fn use_program(&mut self, program: &Path) {
-        program.clone_into(&mut self.program);
     }
 
     /// The command that starts it in the foreground.
     #[must_use]
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(bin("sheep"));
         command
             .args(["-f", "-b", "127.0.0.1", "-p", &self.port.to_string()])
             .args(&self.options)

@@ -1,7 +1,7 @@
 #!/bin/busybox sh
 # The guest's whole user land. What it reports on the console is the record of what it was promised:
 # "GUEST synced N SUM" is printed only after sync(1) came back.
-export PATH=/bin:/sbin
+export PATH=/sbin:/bin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -19,7 +19,8 @@ finish() {
 echo "GUEST booted $(word job)"
 case $(word job) in
 write)
-	mke2fs -q -t ext4 -O metadata_csum,64bit,extent,has_journal /dev/vdb || fail "mke2fs"
+	# By its path: busybox prefers its own of that name.
+	/sbin/mke2fs -q -t ext4 -O metadata_csum,64bit,extent,has_journal /dev/vdb || fail "mke2fs"
 	mount -t ext4 /dev/vdb /mnt || fail "mount"
 	echo "GUEST formatted"
 	files=$(word files)

@@ -30,8 +30,6 @@ pub fn make(dir: &Path) -> PathBuf {
     }
     fs::write(tree.join("sbin/init"), INIT).expect("write init");
     executable(&tree.join("sbin/init"));
-    fs::write(tree.join("etc/mke2fs.conf"), "[defaults]\n[fs_types]\n").expect("write");
-    // In the tree's way of ext4: everything a current distribution's default has.
     let raw = dir.join("root.raw");
     let image = fs::File::create(&raw).expect("create the image");
     image.set_len(ROOT_BYTES).expect("size the image");

@@ -1,5 +1,0 @@
-//! Chore bench.
-
-pub fn run(_: &[&str]) -> anyhow::Result<()> {
-    Ok(())
-}
