@@ -37,6 +37,15 @@ impl Harness for Local {
         Box::pin(async {})
     }
 
+    fn expire_sessions(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let sessions = self.0.path().join("registry.db.sessions");
+            for file in std::fs::read_dir(sessions).expect("sessions").flatten() {
+                std::fs::remove_file(file.path()).expect("remove");
+            }
+        })
+    }
+
     fn process(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command

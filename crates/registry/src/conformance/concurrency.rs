@@ -123,19 +123,15 @@ pub async fn transfers_keep_their_sum(harness: &impl Harness) {
 /// says its revision, the order is known, and it is enough to check that it agrees with real time:
 /// nothing takes effect before it was asked or after it was answered.
 pub async fn reads_and_commits_are_linearizable(harness: &impl Harness) {
-    /// The newest revision anybody was told; whatever begins later must not be older.
-    static KNOWN: AtomicU64 = AtomicU64::new(0);
-    KNOWN.store(0, Ordering::SeqCst);
-    let tell = |revision: Revision| KNOWN.fetch_max(revision.0, Ordering::SeqCst);
-    let known = || Revision(KNOWN.load(Ordering::SeqCst));
-    let seen = all(clients(harness)
-        .await
-        .into_iter()
-        .enumerate()
-        .map(|(i, client)| async move {
+    // The newest revision anybody was told; whatever begins later must not be older.
+    let newest = Arc::new(AtomicU64::new(0));
+    let clients = clients(harness).await.into_iter().enumerate();
+    let seen = all(clients.map(|(i, client)| {
+        let newest = newest.clone();
+        async move {
             let mut seen: Vec<(Revision, Vec<u8>)> = Vec::new();
             for round in 0..40 {
-                let before = known();
+                let before = Revision(newest.load(Ordering::SeqCst));
                 let (revision, value) = match (round + i) % 3 {
                     0 => {
                         let value = format!("{i}.{round}").into_bytes();
@@ -154,11 +150,12 @@ pub async fn reads_and_commits_are_linearizable(harness: &impl Harness) {
                     },
                 };
                 assert!(revision >= before, "a stale read");
-                tell(revision);
+                newest.fetch_max(revision.0, Ordering::SeqCst);
                 seen.push((revision, value));
             }
             seen
-        }))
+        }
+    }))
     .await;
     // Everybody saw the same value at the same revision.
     let mut history = BTreeMap::new();

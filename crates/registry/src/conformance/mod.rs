@@ -27,6 +27,9 @@ pub trait Harness: Send + Sync {
     /// gone when this is called.
     fn restart(&self) -> BoxFuture<'_, ()>;
 
+    /// Ends all sessions there are against their clients' will, as when these are cut off.
+    fn expire_sessions(&self) -> BoxFuture<'_, ()>;
+
     /// A command whose process makes a client of this registry and hands it to [`child`].
     fn process(&self) -> Command;
 
@@ -56,7 +59,7 @@ macro_rules! conformance_tests {
                 a_commit_is_one_event, a_dropped_wait_loses_nothing,
                 forgotten_history_is_announced, the_future_is_refused;
             sessions: keys_go_with_their_session, a_dropped_session_ends,
-                an_ordinary_put_frees_a_key, a_session_over_commits_nothing,
+                an_ordinary_put_frees_a_key, an_expired_session_commits_nothing,
                 a_killed_process_loses_its_keys, many_sessions_die_at_once;
             crash: everything_is_there_after_a_restart, a_killed_process_tears_no_commit;
         );

@@ -97,40 +97,51 @@ pub async fn an_ordinary_put_frees_a_key(harness: &impl Harness) {
     assert_eq!(keys(&*registry, "k/").await, [""; 0]);
 }
 
-/// Its client may have missed the end; the registry has not.
-pub async fn a_session_over_commits_nothing(harness: &impl Harness) {
-    let registry = harness.client().await;
-    let session = std::sync::Arc::new(registry.session(harness.ttl()).await.expect("session"));
+/// Its client commits on and on while it is cut off: from some moment on everything is refused,
+/// and nothing committed before or after that moment stays.
+pub async fn an_expired_session_commits_nothing(harness: &impl Harness) {
+    let (registry, other) = (harness.client().await, harness.client().await);
+    let session = registry.session(harness.ttl()).await.expect("session");
+    let mut state = session.state();
     session
         .commit(changes([put("s/a", "1")]))
         .await
         .expect("commit");
-    // Many commits on their way while the session ends: none shows afterwards.
-    let racing: Vec<_> = (0..20)
-        .map(|n| {
-            let session = session.clone();
-            tokio::spawn(async move { session.commit(changes([put(format!("s/{n}"), "1")])).await })
-        })
-        .collect();
-    tokio::task::yield_now().await;
-    let mut state = session.state();
-    drop(session);
-    let mut refused = 0;
-    for task in racing {
-        match task.await.expect("task") {
-            Ok(outcome) => assert!(matches!(outcome, Outcome::Committed(_))),
-            Err(error) => {
+    let committing = tokio::spawn(async move {
+        for n in 0.. {
+            if let Err(error) = session
+                .commit(changes([put(format!("s/{}", n % 5), "1")]))
+                .await
+            {
                 assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
-                refused += 1;
+                return session;
             }
         }
-    }
-    assert!(refused <= 20);
+        unreachable!("it expires");
+    });
+    harness.expire_sessions().await;
+    let session = committing.await.expect("commit");
     state
         .wait_for(|s| *s == SessionState::Expired)
         .await
         .expect("expires");
-    assert_eq!(keys(&*registry, "s/").await, [""; 0]);
+    assert_eq!(keys(&*other, "s/").await, [""; 0]);
+    let again = session
+        .commit(changes([put("s/a", "1")]))
+        .await
+        .expect_err("over");
+    assert_eq!(again.kind(), ErrorKind::Conflict);
+    session
+        .end()
+        .await
+        .expect("ending what is over is no error");
+    // The client itself is well.
+    let session = registry.session(harness.ttl()).await.expect("session");
+    session
+        .commit(changes([put("s/b", "1")]))
+        .await
+        .expect("commit");
+    assert_eq!(keys(&*other, "s/").await, ["s/b"]);
 }
 
 /// Child process: a session with two keys, until killed.

@@ -55,7 +55,7 @@ pub(super) struct Heard {
     pub news: bool,
     /// The slow timer: look at everything.
     pub time: bool,
-    /// Session files that were closed: their process may be dead.
+    /// Session files that were closed or removed: their process may be dead.
     pub closed: Vec<Uuid>,
 }
 
@@ -154,7 +154,11 @@ fn listen(paths: &Paths) -> rustix::io::Result<OwnedFd> {
         WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE,
     )?;
     // Those who look at another's session open it read-only and are not heard.
-    inotify::add_watch(&fd, &paths.sessions, WatchFlags::CLOSE_WRITE)?;
+    inotify::add_watch(
+        &fd,
+        &paths.sessions,
+        WatchFlags::CLOSE_WRITE | WatchFlags::DELETE,
+    )?;
     Ok(fd)
 }
 

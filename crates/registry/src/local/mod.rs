@@ -17,7 +17,9 @@ mod db;
 mod locks;
 mod members;
 mod open;
+mod record;
 mod schema;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -133,6 +133,13 @@ impl Opening<'_> {
                 let joined = self.bring_back(&aside)?;
                 Ok((self.connect()?, joined))
             }
+            Some(_) if !formatted => {
+                // Stores that went before there was anything in them are not waited for.
+                for recorded in self.gone(&mut db)? {
+                    db.forget_store(&recorded)?;
+                }
+                Ok((db, Joined::Member))
+            }
             _ => Ok((db, Joined::Member)),
         }
     }
@@ -155,20 +162,32 @@ impl Opening<'_> {
         Ok((self.connect()?, joined))
     }
 
+    /// Whether nothing of its cluster is left.
     fn is_abandoned(&self, db: &mut Db) -> Result<bool> {
+        let recorded = db.recorded()?.len();
+        Ok(recorded > 0 && self.gone(db)?.len() == recorded)
+    }
+
+    /// The recorded stores that surely hold nothing.
+    fn gone(&self, db: &mut Db) -> Result<Vec<PathBuf>> {
         let file = &self.paths.file;
         let device = file
             .metadata()
             .map_err(|e| io_error("look at", file, e))?
             .dev();
-        let recorded = db.recorded()?;
-        Ok(!recorded.is_empty()
-            && recorded.iter().all(|r| {
-                self.member.is_some_and(|m| {
-                    // Its own store may be prepared already: it knows better that it is empty.
-                    m.store == r.store || is_gone(r, device, m.store_is_empty)
-                })
-            }))
+        let Some(member) = self.member else {
+            return Ok(Vec::new());
+        };
+        let mut recorded = db.recorded()?;
+        recorded.retain(|r| {
+            if r.store == member.store {
+                // It may be prepared already: only it knows that it is empty.
+                member.empty
+            } else {
+                (self.alone || !r.running) && is_gone(r, device, member.store_is_empty)
+            }
+        });
+        Ok(recorded.into_iter().map(|r| r.store).collect())
     }
 
     /// Where the registry of a store with data is, if not at its place.

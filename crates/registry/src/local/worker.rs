@@ -1,11 +1,12 @@
-//! The thread that owns a registry's SQLite connection: answers requests one by one, feeds
-//! watches, keeps our sessions' locks and ends the sessions of dead processes.
+//! The thread that owns a registry's SQLite connection: answers requests one by one and feeds
+//! watches. What it does about sessions is in [`super::sessions`].
 
-use super::bell::{Bell, Heard, Waker};
+use super::bell::{Bell, Waker};
 use super::db::{Batch, Db, session_over};
-use super::locks::{Paths, SessionLock, remove_leftovers, session_is_dead};
+use super::locks::Paths;
 use super::members::RecordedStore;
 use super::open::{self, Opened};
+use super::sessions::{Own, Suspect};
 use super::{Joined, Settings};
 use crate::contract::{Listing, SessionState};
 use sheepdog_types::kv::{Entry, Outcome, Revision, Txn};
@@ -13,17 +14,11 @@ use sheepdog_types::{Error, ErrorKind, Result};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 /// Requests on their way to the thread; callers wait beyond that.
 const QUEUE: usize = 256;
-/// After its file was closed, a dead process's lock is gone within microseconds; so soon is the
-/// first look, doubling until [`SUSPECT_LOOKS`].
-const SUSPECT_FIRST: Duration = Duration::from_micros(200);
-const SUSPECT_LOOKS: u32 = 12;
-
 pub(super) type Reply<T> = oneshot::Sender<Result<T>>;
 
 /// What handles ask of the thread.
@@ -113,47 +108,24 @@ pub(super) fn start(settings: Settings) -> Result<oneshot::Receiver<Result<Start
     Ok(answer)
 }
 
-/// A session of ours.
-struct Own {
-    lock: SessionLock,
-    state: watch::Sender<SessionState>,
-    /// `None` for the one of the process itself.
-    handle: Option<oneshot::Receiver<()>>,
-}
-
-impl Own {
-    fn is_dropped(&mut self) -> bool {
-        self.handle
-            .as_mut()
-            .is_some_and(|h| matches!(h.try_recv(), Err(oneshot::error::TryRecvError::Closed)))
-    }
-}
-
-/// A session whose file was closed; its lock may take a moment to go.
-struct Suspect {
-    file: Uuid,
-    looks: u32,
-    next: Instant,
-}
-
 /// The open file, or why it is not.
-struct Store {
+pub(super) struct Store {
     db: Db,
     _presence: File,
 }
 
-struct Worker {
-    paths: Paths,
+pub(super) struct Worker {
+    pub paths: Paths,
     queue: mpsc::Receiver<Request>,
-    bell: Bell,
+    pub bell: Bell,
     // The database is closed before the presence lock goes.
-    store: Option<Store>,
+    pub store: Option<Store>,
     lost: Option<(ErrorKind, String)>,
-    sessions: BTreeMap<i64, Own>,
+    pub sessions: BTreeMap<i64, Own>,
     followers: Vec<Follower>,
     /// Up to here all followers were served.
     served: i64,
-    suspects: VecDeque<Suspect>,
+    pub suspects: VecDeque<Suspect>,
 }
 
 impl Worker {
@@ -202,11 +174,12 @@ impl Worker {
     fn run(&mut self) {
         while self.answer_requests() {
             self.end_dropped();
+            self.followers.retain(|f| !f.reply.is_closed());
             self.serve_followers();
             let heard = self.bell.wait(self.next_look());
             self.look(&heard);
         }
-        // Should it fail, the locks vanish all the same and others see to it.
+        // Nobody is there to be told.
         let _ = self.end_all();
     }
 
@@ -242,11 +215,7 @@ impl Worker {
                 drop(reply.send(begun));
             }
             Request::End(id, reply) => {
-                let ended = match self.sessions.remove(&id) {
-                    Some(own) => self.end(id, &own),
-                    None => Ok(()),
-                };
-                drop(reply.send(ended));
+                drop(reply.send(self.end(id)));
             }
             Request::Members(reply) => {
                 let members = self.with_db(|db| {
@@ -275,7 +244,7 @@ impl Worker {
         }
     }
 
-    fn db(&mut self) -> Result<&mut Db> {
+    pub(super) fn db(&mut self) -> Result<&mut Db> {
         match (&mut self.store, &self.lost) {
             (Some(store), _) => Ok(&mut store.db),
             (None, Some((kind, line))) => Err(Error::new(*kind, line.clone())),
@@ -284,7 +253,7 @@ impl Worker {
     }
 
     /// Runs an operation; when the registry turns out to be gone, gives everything up.
-    fn with_db<T>(&mut self, work: impl FnOnce(&mut Db) -> Result<T>) -> Result<T> {
+    pub(super) fn with_db<T>(&mut self, work: impl FnOnce(&mut Db) -> Result<T>) -> Result<T> {
         let result = self.db().and_then(work);
         if let Err(error) = &result
             && self.store.as_ref().is_some_and(|s| s.db.is_gone())
@@ -300,10 +269,7 @@ impl Worker {
             return;
         }
         self.lost = Some((error.kind(), error.context().to_owned()));
-        for own in std::mem::take(&mut self.sessions).into_values() {
-            own.state.send_replace(SessionState::Expired);
-            own.lock.remove();
-        }
+        self.sessions.clear();
         for follower in std::mem::take(&mut self.followers) {
             drop(
                 follower
@@ -311,14 +277,6 @@ impl Worker {
                     .send(Err(Error::new(error.kind(), error.context()))),
             );
         }
-    }
-
-    fn end_all(&mut self) -> Result<()> {
-        let mut ended = Ok(());
-        for (id, own) in std::mem::take(&mut self.sessions) {
-            ended = ended.and(self.end(id, &own));
-        }
-        ended
     }
 
     fn commit(&mut self, txn: &Txn, session: Option<i64>) -> Result<Outcome> {
@@ -345,51 +303,6 @@ impl Worker {
                 from.0
             ),
         ))
-    }
-
-    fn begin(
-        &mut self,
-        handle: Option<oneshot::Receiver<()>>,
-    ) -> Result<(i64, watch::Receiver<SessionState>)> {
-        self.db()?;
-        let lock = SessionLock::new(&self.paths)?;
-        let begun = self.with_db(|db| db.begin_session(lock.name));
-        if begun.is_err() {
-            lock.remove();
-        }
-        let id = begun?;
-        let (state, receiver) = watch::channel(SessionState::Alive);
-        self.sessions.insert(
-            id,
-            Own {
-                lock,
-                state,
-                handle,
-            },
-        );
-        Ok((id, receiver))
-    }
-
-    fn end(&mut self, id: i64, own: &Own) -> Result<()> {
-        let ended = self.with_db(|db| db.end_session(id));
-        own.state.send_replace(SessionState::Expired);
-        own.lock.remove();
-        self.bell.ring();
-        ended
-    }
-
-    fn end_dropped(&mut self) {
-        let dropped: Vec<i64> = self
-            .sessions
-            .iter_mut()
-            .filter_map(|(id, own)| own.is_dropped().then_some(*id))
-            .collect();
-        for id in dropped {
-            if let Some(own) = self.sessions.remove(&id) {
-                // Should it fail, the lock vanishes with `own` and the next look sees to it.
-                let _ = self.end(id, &own);
-            }
-        }
     }
 
     /// Answers a watch or lets it wait.
@@ -421,114 +334,5 @@ impl Worker {
             self.serve(follower);
         }
         self.served = head;
-    }
-
-    fn next_look(&self) -> Option<Duration> {
-        let now = Instant::now();
-        self.suspects
-            .iter()
-            .map(|s| s.next.saturating_duration_since(now))
-            .min()
-    }
-
-    /// Whose process died, and whether our own sessions and the registry are still there.
-    fn look(&mut self, heard: &Heard) {
-        let now = Instant::now();
-        for file in &heard.closed {
-            if self.suspects.iter().all(|s| s.file != *file) {
-                self.suspects.push_back(Suspect {
-                    file: *file,
-                    looks: 0,
-                    next: now,
-                });
-            }
-        }
-        if self.store.is_none() || (!heard.news && self.suspects.is_empty()) {
-            return;
-        }
-        self.followers.retain(|f| !f.reply.is_closed());
-        let Ok(sessions) = self.with_db(Db::sessions) else {
-            return;
-        };
-        self.expire_ours(&sessions);
-        self.look_at_suspects(&sessions, now);
-        if heard.time {
-            self.look_at_predecessors(&sessions);
-        }
-    }
-
-    /// A session of ours that somebody else ended (its file was removed).
-    fn expire_ours(&mut self, sessions: &[(i64, Uuid)]) {
-        self.sessions.retain(|id, own| {
-            let there = sessions.iter().any(|(s, _)| s == id);
-            if !there {
-                own.state.send_replace(SessionState::Expired);
-            }
-            there
-        });
-    }
-
-    fn look_at_suspects(&mut self, sessions: &[(i64, Uuid)], now: Instant) {
-        for _ in 0..self.suspects.len() {
-            let Some(mut suspect) = self.suspects.pop_front() else {
-                return;
-            };
-            if suspect.next > now {
-                self.suspects.push_back(suspect);
-                continue;
-            }
-            // Ended in the meantime, or never begun.
-            let Some((id, _)) = sessions.iter().find(|(_, file)| *file == suspect.file) else {
-                continue;
-            };
-            if self.bury(*id, suspect.file) {
-                continue;
-            }
-            suspect.looks += 1;
-            if suspect.looks < SUSPECT_LOOKS {
-                suspect.next = now + SUSPECT_FIRST * (1 << suspect.looks);
-                self.suspects.push_back(suspect);
-            }
-        }
-    }
-
-    /// Against whatever the bell misses, each process looks now and then at the sessions before
-    /// its own, in a ring, down to one that lives: together they look at all.
-    fn look_at_predecessors(&mut self, sessions: &[(i64, Uuid)]) {
-        let ours = |worker: &Self, id: i64| worker.sessions.contains_key(&id);
-        let start = sessions.iter().position(|(id, _)| ours(self, *id));
-        let (before, after) = sessions.split_at(start.map_or(0, |at| at + 1));
-        let mut looking = start.is_none();
-        for &(id, file) in before.iter().rev().chain(after.iter().rev()) {
-            if ours(self, id) {
-                looking = true;
-            } else if looking {
-                looking = self.bury(id, file);
-            }
-        }
-    }
-
-    /// Ends a session if its process is dead; says whether it is over.
-    fn bury(&mut self, id: i64, file: Uuid) -> bool {
-        if self.sessions.contains_key(&id) {
-            return false;
-        }
-        let path = self.paths.session(file);
-        if !session_is_dead(&path) || self.with_db(|db| db.end_session(id)).is_err() {
-            return false;
-        }
-        let _ = std::fs::remove_file(path);
-        self.bell.ring();
-        true
-    }
-
-    /// All who died while nobody was there to see it.
-    fn bury_all(&mut self) -> Result<()> {
-        for (id, file) in self.db()?.sessions()? {
-            self.bury(id, file);
-        }
-        let known: Vec<Uuid> = self.db()?.sessions()?.into_iter().map(|(_, f)| f).collect();
-        remove_leftovers(&self.paths, &known);
-        Ok(())
     }
 }
