@@ -11,6 +11,9 @@ use crate::quota::Quota;
 use std::collections::BTreeSet;
 
 mod chain;
+mod tidy;
+
+pub(crate) use tidy::tidied;
 
 /// A replica that has no disk yet.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -207,16 +210,16 @@ impl<'a> Leveller<'a> {
     fn set_load(&mut self, member: u32, load: u32) {
         let i = member as usize;
         let (low, high) = self.bounds[i];
-        let (under, over) = |load: u32| -> (u64, u64) {
-            (low.saturating_sub(load).into(), load.saturating_sub(high).into())
-        }(self.loads[i]);
-        self.under -= under;
-        self.over -= over;
+        let loose = |load: u32| (low.saturating_sub(load), load.saturating_sub(high));
+        let (under, over) = loose(self.loads[i]);
+        self.under -= u64::from(under);
+        self.over -= u64::from(over);
         self.by_fill.remove(&(self.fill(member), member));
         self.loads[i] = load;
         self.by_fill.insert((self.fill(member), member));
-        self.under += u64::from(low.saturating_sub(load));
-        self.over += u64::from(load.saturating_sub(high));
+        let (under, over) = loose(load);
+        self.under += u64::from(under);
+        self.over += u64::from(over);
     }
 
     fn aim(&mut self, goal: Goal) {
@@ -320,8 +323,6 @@ impl<'a> Leveller<'a> {
         if self.copies >= budget {
             return false;
         }
-        // What a full disk must lose anyway is taken first. Only what is missing beyond that may
-        // come from others.
         self.pull_wanted(to, Settled, Donor::Over, budget)
             || self.over > 0 && self.pull_one(to, Settled, Donor::Over)
             || self.pull_wanted(to, Settled, Donor::Surplus, budget)
@@ -343,13 +344,13 @@ impl<'a> Leveller<'a> {
         let suitors = std::mem::take(&mut self.suitors[to as usize]);
         let mut moved = false;
         for shard in &suitors {
-            if !self.is_under(to) || kind == Kind::Settled && self.copies >= budget {
+            // What is lacking is first made of what is too much elsewhere; only the rest may come
+            // from disks that could keep what they have.
+            let spare = donor == Donor::Over || self.under > self.over;
+            if !self.is_under(to) || kind == Kind::Settled && (self.copies >= budget || !spare) {
                 break;
             }
-            // With Any, a disk that is over must not be left to itself.
-            if self.set(*shard).contains(&to)
-                || kind == Kind::Settled && donor != Donor::Over && self.under <= self.over
-            {
+            if self.set(*shard).contains(&to) {
                 continue;
             }
             let from = self.set(*shard).iter().copied().filter(|m| {

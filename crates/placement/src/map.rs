@@ -142,7 +142,10 @@ impl Roster {
             }
         }
         if disks.len() > DISKS_MAX {
-            return Err(invalid(format!("{} disks, at most {DISKS_MAX}", disks.len())));
+            return Err(invalid(format!(
+                "{} disks, at most {DISKS_MAX}",
+                disks.len()
+            )));
         }
         disks.retain(|_, (_, weight)| *weight > 0);
         let mut zones: Vec<u32> = disks.values().map(|(zone, _)| *zone).collect();

@@ -2,10 +2,10 @@
 //! the map, and read back from its table of exceptions.
 
 use crate::hash::{BITS_MAX, order_key, shard_key};
-use crate::level::{Leveller, NONE};
+use crate::level::{Leveller, NONE, tidied};
 use crate::map::{ClusterMap, Policy, Roster, WIDTH_MAX, invalid};
 use crate::quota::{QUOTA_BITS, Quota, quotas};
-use crate::rendezvous::{wanted, wanted_after};
+use crate::rendezvous::{ranking, wanted, wanted_after};
 use sheepdog_types::{DiskId, Result};
 use std::collections::BTreeMap;
 
@@ -122,6 +122,25 @@ impl Placement {
         Ok(new)
     }
 
+    /// The placement with fewer exceptions: up to `copies` replicas move, each to a disk that its
+    /// shard wants, and every load stays within its band. For a cluster that is idle; each search
+    /// for moves takes time in proportion to the table.
+    #[must_use]
+    pub fn tidied(&self, copies: u64) -> Self {
+        let mut new = self.clone();
+        let (roster, quotas) = (&self.roster, &self.quotas);
+        let sets = tidied(
+            roster,
+            quotas,
+            self.stride,
+            &self.wanted,
+            &self.sets,
+            copies,
+        );
+        new.finish(sets);
+        new
+    }
+
     /// The placement that has these [`Placement::exceptions`] under this map.
     ///
     /// # Errors
@@ -170,7 +189,9 @@ impl Placement {
         }
         if policy.width() == 0 || policy.width() > u32::from(WIDTH_MAX) {
             let width = policy.width();
-            return Err(invalid(format!("{width} disks per shard, 1 to {WIDTH_MAX}")));
+            return Err(invalid(format!(
+                "{width} disks per shard, 1 to {WIDTH_MAX}"
+            )));
         }
         let roster = Roster::of(map)?;
         let stride = roster.stride(policy);
@@ -232,6 +253,24 @@ impl Placement {
         self.ids.get(at..at + self.stride).unwrap_or(&[])
     }
 
+    /// Where a shard turns when members of its acting set cannot act: the disks it wants most in
+    /// zones that the acting set does not have, best first, at most `count`.
+    #[must_use]
+    pub fn substitutes(&self, shard: u32, count: usize) -> Vec<DiskId> {
+        let zones: Vec<u32> = self
+            .members(shard)
+            .iter()
+            .map(|m| self.roster.zone(*m))
+            .collect();
+        let count = count.min(self.roster.zones.len());
+        let best = ranking(&self.roster, count + zones.len(), shard);
+        let others = best
+            .iter()
+            .filter(|m| !zones.contains(&self.roster.zone(**m)));
+        let ids = others.map(|m| self.roster.members[*m as usize].id);
+        ids.take(count).collect()
+    }
+
     fn members(&self, shard: u32) -> &[u32] {
         let at = shard as usize * self.stride;
         self.sets.get(at..at + self.stride).unwrap_or(&[])
@@ -281,11 +320,16 @@ impl Placement {
     /// sum over all disks of what their quotas grow, rounded down.
     #[must_use]
     pub fn unavoidable(&self, new: &Self) -> u64 {
-        let grown = new.roster.members.iter().zip(&new.quotas).map(|(m, quota)| {
-            let old = self.roster.position(m.id);
-            let old = old.map_or(0, |o| self.quotas[o as usize].exact);
-            u128::from(quota.exact.saturating_sub(old))
-        });
+        let grown = new
+            .roster
+            .members
+            .iter()
+            .zip(&new.quotas)
+            .map(|(m, quota)| {
+                let old = self.roster.position(m.id);
+                let old = old.map_or(0, |o| self.quotas[o as usize].exact);
+                u128::from(quota.exact.saturating_sub(old))
+            });
         (grown.sum::<u128>() >> QUOTA_BITS) as u64
     }
 }

@@ -80,3 +80,6 @@ pub(crate) fn quotas(roster: &Roster, stride: usize, shards: u32) -> Vec<Quota> 
     let members = roster.members.iter();
     members.map(|m| quota(m.weight, m.zone as usize)).collect()
 }
+
+#[cfg(test)]
+mod tests;

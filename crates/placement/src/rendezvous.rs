@@ -90,6 +90,20 @@ fn fill(podium: &mut Podium<'_>, shard: u32) {
     }
 }
 
+/// The best members for one shard, best first, at most one of a zone and `count` in all.
+pub(crate) fn ranking(roster: &Roster, count: usize, shard: u32) -> Vec<u32> {
+    let mut podium = Podium {
+        roster,
+        shard: 0,
+        stride: count,
+        best: Vec::new(),
+    };
+    if count > 0 {
+        fill(&mut podium, shard);
+    }
+    podium.best.iter().map(|s| s.member).collect()
+}
+
 /// [`wanted`] of `new`, from that of `old`: only disks that came or became heavier draw again, and
 /// only shards that wanted a disk that went or became lighter are looked at in full.
 pub(crate) fn wanted_after(
@@ -147,3 +161,6 @@ pub(crate) fn wanted_after(
     }
     table
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,19 +34,24 @@ impl Leveller<'_> {
         let Some(mut at) = found else {
             return false;
         };
-        // From the far end back. A shortest chain does not use one shard in a way that breaks the
-        // zone rule; it is checked all the same, and what was moved until then is still legal.
-        let mut moved = false;
+        // From the far end back. Every step was allowed by itself; together they are because the
+        // chain is a shortest one: had two moves of one shard ended in one zone, the earlier could
+        // have gone straight to where the later went. So no check ever fails, but a failed one
+        // must not break the zone rule or go round for ever.
+        let mut made = Vec::new();
         while let Some((shard, next)) = reached[at as usize] {
             let (from, to) = if giving { (next, at) } else { (at, next) };
             if !self.set(shard).contains(&from) || !self.allowed(shard, from, to) {
-                break;
+                for (shard, from, to) in made.into_iter().rev() {
+                    self.put(shard, to, from);
+                }
+                return false;
             }
             self.put(shard, from, to);
-            moved = true;
+            made.push((shard, from, to));
             at = next;
         }
-        moved
+        true
     }
 
     fn movable(&self, member: u32, kind: Kind) -> impl Iterator<Item = u32> {
@@ -59,12 +64,7 @@ impl Leveller<'_> {
     }
 
     /// Moves away from `at`, one to each disk that is not reached yet.
-    fn steps_from(
-        &self,
-        at: u32,
-        kind: Kind,
-        reached: &[Option<(u32, u32)>],
-    ) -> Vec<(u32, u32)> {
+    fn steps_from(&self, at: u32, kind: Kind, reached: &[Option<(u32, u32)>]) -> Vec<(u32, u32)> {
         // Which shard can go to a zone: all disks of a zone are alike to it.
         let mut by_zone: Vec<Option<u32>> = vec![None; self.roster.zones.len()];
         let mut open = by_zone.len();

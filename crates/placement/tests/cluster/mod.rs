@@ -2,7 +2,7 @@
 //! example that prints the table.
 #![allow(dead_code)]
 
-use sheepdog_placement::{ClusterMap, Disk, Node, NodeId, Placement, State, movement};
+use sheepdog_placement::{ClusterMap, Disk, DiskLoad, Node, NodeId, Placement, State, movement};
 use sheepdog_types::DiskId;
 
 /// A small generator of repeatable numbers.
@@ -99,7 +99,10 @@ impl Cluster {
     pub fn change(&mut self) -> &'static str {
         let i = self.any_node();
         let last = self.map.nodes.len() < 4;
-        match self.numbers.below(if self.shape == Shape::Even { 4 } else { 7 }) {
+        match self
+            .numbers
+            .below(if self.shape == Shape::Even { 4 } else { 7 })
+        {
             0 | 1 if !last => {
                 self.map.nodes.swap_remove(i);
                 "leave"
@@ -133,6 +136,14 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Fewest and most replicas that a disk may hold: within 1/64 of its quota, or rounded.
+pub fn band(load: &DiskLoad) -> (u32, u32) {
+    let quota = load.quota as f64 / 32f64.exp2();
+    let low = (quota * 63.0 / 64.0).ceil().min(quota.floor());
+    let high = (quota * 65.0 / 64.0).floor().max(quota.ceil());
+    (low as u32, high as u32)
 }
 
 /// The largest distance of a disk's load from its quota, in percent, over the disks whose quota is
