@@ -206,7 +206,8 @@ fn data_answer(offset: u64, segments: Vec<Segment>, whole: bool) -> Answer {
 /// Reads, and makes sure that the client gets as many bytes as it asked for: one more or less and
 /// it would take data for headers.
 async fn read<V: Volume>(volume: &V, offset: u64, len: u32) -> Result<Vec<Segment>> {
-    let segments = volume.read(offset, len).await?;
+    let mut segments = volume.read(offset, len).await?;
+    segments.retain(|segment| !segment.is_empty());
     let got: u64 = segments.iter().map(Segment::len).sum();
     if got == u64::from(len) {
         Ok(segments)

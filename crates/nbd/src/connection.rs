@@ -8,13 +8,20 @@ use crate::table::Table;
 use std::cell::{Cell, RefCell};
 use std::io::{ErrorKind, IoSlice};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 /// Unit in which payload bytes are counted.
 pub const UNIT: usize = 4096;
 /// Bytes sent before other connections get their turn.
 const SEND_TURN: usize = 4 << 20;
+
+/// How long nothing may come from a client until it is believed that nothing was held up: longer
+/// than one retransmission takes.
+const QUIET: Duration = Duration::from_millis(250);
+/// How often a client that may be gone is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A connection, from its acceptance on.
 pub struct Connection {
@@ -27,6 +34,11 @@ pub struct Connection {
     requests: Cell<usize>,
     payload: Cell<usize>,
     room: Notify,
+    /// The reader waits for room and reads nothing.
+    paused: Cell<bool>,
+    /// Bytes received and sent since the beginning.
+    received: Cell<u64>,
+    sent: Cell<u64>,
     /// Requests that were admitted and whose effect is still to come.
     running: Cell<usize>,
     idle: Notify,
@@ -63,6 +75,9 @@ impl Connection {
             requests: Cell::new(0),
             payload: Cell::new(0),
             room: Notify::new(),
+            paused: Cell::new(false),
+            received: Cell::new(0),
+            sent: Cell::new(0),
             running: Cell::new(0),
             idle: Notify::new(),
             stopped: Cell::new(false),
@@ -150,6 +165,7 @@ impl Connection {
             let (requests, payload) = (self.requests.get(), self.payload.get());
             requests == 0 || requests < limits.requests && payload + cost <= limits.payload_bytes
         };
+        let _paused = Paused::unless(&self.paused, fits());
         while !self.stopped.get() && !fits() {
             let room = self.room.notified();
             tokio::select! { biased; () = self.stopped() => {}, () = room => {} }
@@ -165,6 +181,7 @@ impl Connection {
             state: SlotState::Reserved,
         };
         if cost > 0 && !self.table.try_take(cost) {
+            let _paused = Paused::unless(&self.paused, false);
             tokio::select! {
                 biased;
                 () = self.stopped() => return None,
@@ -178,6 +195,44 @@ impl Connection {
         slot.cost = cost;
         self.payload.set(self.payload.get() + cost);
         Some(slot)
+    }
+
+    /// So many bytes were received.
+    pub fn count_received(&self, bytes: usize) {
+        self.received.set(self.received.get() + bytes as u64);
+    }
+
+    /// Whether the client may have closed the connection without this side being told yet.
+    pub fn may_hide_its_end(&self) -> bool {
+        !self.socket.is_unix() && (self.paused.get() || self.socket.hides_the_end())
+    }
+
+    /// Waits until it is known whether the client of a connection that may hide its end is there:
+    /// whether it is gone. A client is there that takes an answer sent from now on (the kernel of
+    /// one that has closed answers it with a reset) or whose stream runs dry without an end.
+    /// Whoever keeps others waiting for this too long counts as gone.
+    pub async fn find_out(&self) -> bool {
+        let start = Instant::now();
+        let (sent, mut received) = (self.sent.get(), self.received.get());
+        let mut quiet_since = start;
+        loop {
+            // In this order: the acknowledgement may have been a reset.
+            let took_answer = self.sent.get() > sent && self.socket.unacknowledged() == 0;
+            if self.is_stopped() || self.socket.peer_gone() {
+                return true;
+            }
+            if self.may_hide_its_end() || self.received.get() != received {
+                received = self.received.get();
+                quiet_since = Instant::now();
+            }
+            if took_answer || quiet_since.elapsed() >= QUIET {
+                return false;
+            }
+            if start.elapsed() >= self.table.limits.stall {
+                return true;
+            }
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Gives up what requests held.
@@ -232,6 +287,7 @@ impl Connection {
                         self.sending_since.set(None);
                     }
                     self.release(freed);
+                    self.sent.set(self.sent.get() + sent as u64);
                     turn = turn.saturating_sub(sent);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -285,6 +341,25 @@ impl Connection {
             let _ = timeout(limits.linger, until_the_end).await;
         }
         self.abort();
+    }
+}
+
+/// Says that the reader waits, while it lives.
+struct Paused<'a>(&'a Cell<bool>);
+
+impl<'a> Paused<'a> {
+    fn unless(paused: &'a Cell<bool>, goes_on: bool) -> Option<Self> {
+        if goes_on {
+            return None;
+        }
+        paused.set(true);
+        Some(Self(paused))
+    }
+}
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

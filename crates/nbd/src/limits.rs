@@ -26,7 +26,8 @@ pub struct Limits {
     /// Bytes of a refused write that are skipped; after a longer one the connection is closed.
     pub skip_bytes: u32,
     /// When [`Limits::payload_bytes_total`] is used up, connections are closed that for this long
-    /// took no whole answer that waits for them, or did not send the rest of a write.
+    /// took no whole answer that waits for them, or did not send the rest of a write. Also how
+    /// long a new connection to a VDI waits to learn whether the client of another one is there.
     pub stall: Duration,
     /// How long a closing connection's last answers may take to leave.
     pub drain: Duration,

@@ -111,7 +111,10 @@ async fn until_stopped(
         () = connection.stopped() => Err(Over),
         count = read => match count {
             Ok(0) => Err(Over),
-            Ok(count) => Ok(count),
+            Ok(count) => {
+                connection.count_received(count);
+                Ok(count)
+            }
             Err(error) => {
                 tracing::debug!(%error, "an NBD client is gone");
                 Err(Over)

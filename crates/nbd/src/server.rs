@@ -93,14 +93,20 @@ impl<E: Exports> Server<E> {
 }
 
 async fn accept<E: Exports>(listener: AsyncFd<socket2::Socket>, exports: Rc<E>, table: Rc<Table>) {
+    // Said once, not for each connection of a flood.
+    let mut said_full = false;
     loop {
         match accept_one(&listener).await {
             Ok(socket) if table.is_full() => {
-                tracing::warn!("too many NBD connections, one more is refused");
                 drop(socket);
+                if !std::mem::replace(&mut said_full, true) {
+                    let most = table.limits.connections;
+                    tracing::warn!(most, "there are too many NBD connections, more are refused");
+                }
             }
             Ok(socket) => match Socket::new(socket) {
                 Ok(socket) => {
+                    said_full = false;
                     let connection = Connection::new(socket, Rc::clone(&table));
                     let connection = Rc::new(connection);
                     let member = table.enter(Rc::clone(&connection));

@@ -5,6 +5,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, SockRef, TcpKeepalive};
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read as _};
 use std::net::Shutdown;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -16,17 +17,19 @@ const UNIX_BUFFER: usize = 4 << 20;
 /// A connected stream socket.
 pub struct Socket {
     fd: AsyncFd<socket2::Socket>,
+    is_unix: bool,
 }
 
 impl Socket {
     /// Takes an accepted socket.
     pub fn new(socket: socket2::Socket) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        tune(&SockRef::from(&socket));
+        let is_unix = socket.domain()? == Domain::UNIX;
+        tune(&SockRef::from(&socket), is_unix);
         // SAFETY: the socket owns its descriptor, which is valid until the socket is dropped, and
         // nothing here moves it out of the `AsyncFd` or exchanges its descriptor.
         let fd = unsafe { AsyncFd::register(socket) }.map_err(|error| error.into_parts().1)?;
-        Ok(Self { fd })
+        Ok(Self { fd, is_unix })
     }
 
     /// At least one byte, or 0 at the end of the stream.
@@ -107,6 +110,26 @@ impl Socket {
         }
     }
 
+    /// Whether the news that the other side has closed may be held up behind bytes that were not
+    /// read here. Never so on a unix socket, whose ends know each other's state.
+    pub fn hides_the_end(&self) -> bool {
+        !self.is_unix && rustix::io::ioctl_fionread(self.fd.get_ref()).is_ok_and(|n| n > 0)
+    }
+
+    /// Whether this is a unix socket.
+    pub fn is_unix(&self) -> bool {
+        self.is_unix
+    }
+
+    /// Bytes that were sent and that the other side has not acknowledged.
+    pub fn unacknowledged(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        let fd = self.fd.get_ref().as_raw_fd();
+        // SAFETY: TIOCOUTQ writes one int to where the pointer points, and the descriptor is open.
+        let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut bytes) };
+        if result == 0 { bytes as u64 } else { 0 }
+    }
+
     /// Tells the other side that nothing more comes.
     pub fn end(&self) {
         // Fails only where there is no connection any more.
@@ -120,8 +143,7 @@ impl Socket {
 }
 
 /// Options that make it faster or notice dead peers; the connection works without them.
-fn tune(socket: &SockRef<'_>) {
-    let is_unix = socket.domain().is_ok_and(|domain| domain == Domain::UNIX);
+fn tune(socket: &SockRef<'_>, is_unix: bool) {
     let _ = if is_unix {
         socket
             .set_send_buffer_size(UNIX_BUFFER)

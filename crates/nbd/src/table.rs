@@ -88,8 +88,18 @@ impl Table {
     /// Makes the requests of clients that are gone take effect or never: from here on nothing more
     /// of theirs is read, and when it returns nothing of theirs runs. Live connections go on.
     pub async fn settle(&self, key: u32, but: Option<u64>) {
-        let mut gone = self.of_key(key, but);
-        gone.retain(|connection| connection.is_stopped() || connection.socket.peer_gone());
+        let is_gone = |c: &Rc<Connection>| c.is_stopped() || c.socket.peer_gone();
+        let (gone, there): (Vec<_>, Vec<_>) = self.of_key(key, but).into_iter().partition(is_gone);
+        for connection in &gone {
+            connection.stop();
+        }
+        // Over TCP, the end of one that this side is slow to read comes behind what was not read.
+        for connection in there {
+            if is_gone(&connection) || connection.may_hide_its_end() && connection.find_out().await
+            {
+                finish(&[connection]).await;
+            }
+        }
         finish(&gone).await;
     }
 

@@ -6,7 +6,17 @@ mod common;
 use common::client::*;
 use common::{KEY, PATIENCE, TestServer};
 use sheepdog_nbd::Limits;
+use std::io::Write as _;
 use std::net::Shutdown;
+
+/// A server to reach by unix socket, one by TCP.
+fn both(limits: &Limits) -> [TestServer; 2] {
+    [false, true].map(|tcp| {
+        let mut server = TestServer::with_limits(limits.clone());
+        server.tcp = tcp;
+        server
+    })
+}
 
 /// Waits until the server has worked through everything that had come before, by a round trip.
 fn settle(server: &TestServer) {
@@ -26,83 +36,147 @@ fn asking(server: &TestServer) -> Client {
 
 #[test]
 fn a_resend_is_never_overtaken_by_its_delayed_original() {
-    let server = TestServer::start();
-    let mut first = Client::simple(&server, "disk");
-    server.gate.hold();
-    first.send(&write(1, 0, b"original"));
-    server.gate.wait("it starts", |s| s.started == 1);
-    drop(first);
+    for server in both(&Limits::default()) {
+        let mut first = Client::simple(&server, "disk");
+        server.gate.hold();
+        first.send(&write(1, 0, b"original"));
+        server.gate.wait("it starts", |s| s.started == 1);
+        drop(first);
 
-    let mut second = asking(&server);
-    settle(&server);
-    assert!(second.is_silent(), "the original still runs");
-    server.gate.release(1);
-    second.went().expect("now it is served");
-    assert_eq!(
-        server.gate.state().done,
-        1,
-        "the original had its effect before"
-    );
-    server.gate.release(1);
-    assert_eq!(second.write(0, b"resent!!").error, 0);
-    assert_eq!(second.read(0, 8), b"resent!!");
+        let mut second = asking(&server);
+        settle(&server);
+        assert!(second.is_silent(), "the original still runs");
+        server.gate.release(1);
+        second.went().expect("now it is served");
+        assert_eq!(
+            server.gate.state().done,
+            1,
+            "the original had its effect before"
+        );
+        server.gate.release(1);
+        assert_eq!(second.write(0, b"resent!!").error, 0);
+        assert_eq!(second.read(0, 8), b"resent!!");
+    }
 }
 
 #[test]
 fn what_was_not_admitted_never_takes_effect() {
-    let server = TestServer::with_limits(Limits {
+    for server in both(&Limits {
         requests: 1,
         ..Limits::default()
-    });
-    let mut first = Client::simple(&server, "disk");
-    server.gate.hold();
-    // The first is admitted; of the others some lie in the server's buffer, some in the socket.
-    first.send(&write(1, 0, b"admitted"));
-    server.gate.wait("it starts", |s| s.started == 1);
-    for i in 1..8 {
-        first.send(&write(i, i << 16, &[b'u'; 20_000]));
+    }) {
+        let mut first = Client::simple(&server, "disk");
+        server.gate.hold();
+        // The first is admitted; of the others some lie in the server's buffer, some in the socket.
+        first.send(&write(1, 0, b"admitted"));
+        server.gate.wait("it starts", |s| s.started == 1);
+        for i in 1..8 {
+            first.send(&write(i, i << 16, &[b'u'; 20_000]));
+        }
+        drop(first);
+        let mut second = asking(&server);
+        server.gate.release(1000);
+        second.went().expect("the first one's write is over");
+        let before = server.gate.state().started;
+        // By TCP the server may learn only while it reads that the client is gone: what it read
+        // until then took effect before.
+        assert!(server.tcp || before == 1);
+        assert_eq!(second.read(0, 8), b"admitted");
+        for i in 1..8 {
+            let old = second.read(i << 16, 20_000);
+            assert!(old == vec![0; 20_000] || server.tcp && old == vec![b'u'; 20_000]);
+            assert_eq!(second.write(i << 16, &[b'n'; 20_000]).error, 0);
+        }
+        settle(&server);
+        for i in 1..8 {
+            assert!(second.read(i << 16, 20_000) == vec![b'n'; 20_000], "{i}");
+        }
+        assert_eq!(server.gate.state().started, before + 7);
     }
-    drop(first);
-    let mut second = asking(&server);
-    server.gate.release(1000);
-    second.went().expect("the first one's write is over");
-    assert_eq!(second.read(0, 8), b"admitted");
-    for i in 1..8 {
-        assert_eq!(second.read(i << 16, 20_000), vec![0; 20_000]);
+}
+
+#[test]
+fn by_tcp_the_end_may_be_held_up_behind_what_the_server_does_not_read() {
+    // More than the sockets take, so that the client's end cannot be seen: only an answer shows
+    // that nobody is there to take it. And a live client is found to be there.
+    for alive in [false, true] {
+        let mut server = TestServer::with_limits(Limits {
+            requests: 2,
+            ..Limits::default()
+        });
+        server.tcp = true;
+        let mut first = Client::simple(&server, "disk");
+        server.gate.hold();
+        first.send(&write(1, 0, b"one"));
+        first.send(&write(2, 8, b"two"));
+        server.gate.wait("both start", |s| s.started == 2);
+        first.stream.set_nonblocking(true).expect("a mode");
+        let many: Vec<u8> = (3..40_u64)
+            .flat_map(|i| write(i, i << 16, &[b'u'; 60_000]))
+            .collect();
+        let mut sent = 0;
+        while let Ok(count) = first.stream.write(&many[sent..]) {
+            sent += count;
+            if sent == many.len() {
+                break;
+            }
+        }
+        first.stream.set_nonblocking(false).expect("a mode");
+        let kept = alive.then_some(first);
+        let mut second = asking(&server);
+        settle(&server);
+        assert!(second.is_silent(), "it is not known yet");
+        server.gate.release(1000);
+        second.went().expect("now it is");
+        if let Some(mut first) = kept {
+            assert_eq!(server.run(|s| async move { s.live(KEY) }), 2);
+            assert!(first.reply(None).cookie <= 2);
+            continue;
+        }
+        let before = server.gate.state().started;
+        for i in 3..40 {
+            assert_eq!(second.write(i << 16, &[b'n'; 60_000]).error, 0);
+        }
+        settle(&server);
+        for i in 3..40 {
+            assert!(second.read(i << 16, 60_000) == vec![b'n'; 60_000], "{i}");
+        }
+        assert_eq!(server.gate.state().started, before + 37);
+        server.wait_connections(1);
     }
-    assert_eq!(server.gate.state().started, 1);
 }
 
 #[test]
 fn bytes_unread_in_a_dead_socket_never_take_effect() {
-    // The server's thread is busy while the client writes, leaves, and another one comes: at the
-    // time the other one asks, nothing of what the first one sent has been read.
-    let server = TestServer::start();
-    for round in 1..4 {
-        let mut first = Client::simple(&server, "disk");
-        let mut second = Client::greet(&server);
-        settle(&server);
-        let (sender, receiver) = std::sync::mpsc::channel::<()>();
-        let (busy, is_busy) = std::sync::mpsc::channel();
-        let job = server.begin(move |_| async move {
-            busy.send(()).expect("the test waits");
-            receiver.recv_timeout(PATIENCE).expect("the test goes on");
-        });
-        is_busy.recv_timeout(PATIENCE).expect("it runs");
-        second.send(&option(GO, &info("disk", &[])));
-        first.send(&write(1, 0, b"unanswered"));
-        drop(first);
-        sender.send(()).expect("the server waits");
-        job.recv_timeout(PATIENCE).expect("it ends");
-        second.went().expect("nobody else is there");
-        // It took effect before or never: both are right, but it must not change any more.
-        let before = second.read(0, 10);
-        assert_eq!(second.write(0, b"newer data").error, 0);
-        settle(&server);
-        assert_eq!(second.read(0, 10), b"newer data", "{round} {before:?}");
-        second.write(0, &[0; 10]);
-        drop(second);
-        server.wait_connections(0);
+    for server in both(&Limits::default()) {
+        // The server's thread is busy while the client writes, leaves, and another one comes: at the
+        // time the other one asks, nothing of what the first one sent has been read.
+        for round in 1..4 {
+            let mut first = Client::simple(&server, "disk");
+            let mut second = Client::greet(&server);
+            settle(&server);
+            let (sender, receiver) = std::sync::mpsc::channel::<()>();
+            let (busy, is_busy) = std::sync::mpsc::channel();
+            let job = server.begin(move |_| async move {
+                busy.send(()).expect("the test waits");
+                receiver.recv_timeout(PATIENCE).expect("the test goes on");
+            });
+            is_busy.recv_timeout(PATIENCE).expect("it runs");
+            second.send(&option(GO, &info("disk", &[])));
+            first.send(&write(1, 0, b"unanswered"));
+            drop(first);
+            sender.send(()).expect("the server waits");
+            job.recv_timeout(PATIENCE).expect("it ends");
+            second.went().expect("nobody else is there");
+            // It took effect before or never: both are right, but it must not change any more.
+            let before = second.read(0, 10);
+            assert_eq!(second.write(0, b"newer data").error, 0);
+            settle(&server);
+            assert_eq!(second.read(0, 10), b"newer data", "{round} {before:?}");
+            second.write(0, &[0; 10]);
+            drop(second);
+            server.wait_connections(0);
+        }
     }
 }
 
@@ -141,27 +215,28 @@ fn live_connections_are_not_waited_for() {
 
 #[test]
 fn half_closed_disconnected_and_broken_connections_are_gone() {
-    let server = TestServer::start();
-    for how in 0..3 {
-        let mut first = Client::simple(&server, "disk");
-        server.gate.hold();
-        let done = server.gate.state().done;
-        first.send(&write(1, 0, b"last"));
-        server.gate.wait("it starts", |s| s.started == done + 1);
-        match how {
-            0 => first.stream.shutdown(Shutdown::Write).expect("half closed"),
-            1 => first.send(&request(DISC, 0, 0, 0, 0)),
-            _ => first.send(&[0xee; 28]),
+    for server in both(&Limits::default()) {
+        for how in 0..3 {
+            let mut first = Client::simple(&server, "disk");
+            server.gate.hold();
+            let done = server.gate.state().done;
+            first.send(&write(1, 0, b"last"));
+            server.gate.wait("it starts", |s| s.started == done + 1);
+            match how {
+                0 => first.stream.shutdown(Shutdown::Write).expect("half closed"),
+                1 => first.send(&request(DISC, 0, 0, 0, 0)),
+                _ => first.send(&[0xee; 28]),
+            }
+            let mut second = asking(&server);
+            settle(&server);
+            assert!(second.is_silent());
+            server.gate.release(1);
+            second.went().expect("the first one's write is over");
+            assert_eq!(server.gate.state().done, done + 1);
+            // It was admitted, so it is answered, whatever came behind it.
+            assert_eq!(first.reply(None).cookie, 1);
+            assert_eq!(first.rest(), b"");
         }
-        let mut second = asking(&server);
-        settle(&server);
-        assert!(second.is_silent());
-        server.gate.release(1);
-        second.went().expect("the first one's write is over");
-        assert_eq!(server.gate.state().done, done + 1);
-        // It was admitted, so it is answered, whatever came behind it.
-        assert_eq!(first.reply(None).cookie, 1);
-        assert_eq!(first.rest(), b"");
     }
 }
 
@@ -223,23 +298,24 @@ fn another_door_settles_closes_and_counts() {
 
 #[test]
 fn shutdown_finishes_what_was_admitted() {
-    let server = TestServer::start();
-    let mut busy = Client::simple(&server, "disk");
-    let idle = Client::simple(&server, "disk");
-    let early = Client::greet(&server);
-    server.gate.hold();
-    busy.send(&write(1, 0, b"admitted"));
-    server.gate.wait("it starts", |s| s.started == 1);
-    let down = server.begin(|s| async move { s.shutdown().await });
-    assert_eq!(idle.rest(), b"");
-    assert_eq!(early.rest(), b"");
-    assert!(server.is_gone());
-    busy.send(&write(2, 0, b"too late"));
-    assert!(down.try_recv().is_err());
-    server.gate.release(2);
-    assert_eq!(busy.reply(None).cookie, 1);
-    assert_eq!(busy.rest(), b"");
-    down.recv_timeout(PATIENCE).expect("all have left");
-    assert_eq!(server.gate.state().started, 1);
-    assert_eq!(server.run(|s| async move { s.connections() }), 0);
+    for server in both(&Limits::default()) {
+        let mut busy = Client::simple(&server, "disk");
+        let idle = Client::simple(&server, "disk");
+        let early = Client::greet(&server);
+        server.gate.hold();
+        busy.send(&write(1, 0, b"admitted"));
+        server.gate.wait("it starts", |s| s.started == 1);
+        let down = server.begin(|s| async move { s.shutdown().await });
+        assert_eq!(idle.rest(), b"");
+        assert_eq!(early.rest(), b"");
+        assert!(server.is_gone());
+        busy.send(&write(2, 0, b"too late"));
+        assert!(down.try_recv().is_err());
+        server.gate.release(2);
+        assert_eq!(busy.reply(None).cookie, 1);
+        assert_eq!(busy.rest(), b"");
+        down.recv_timeout(PATIENCE).expect("all have left");
+        assert_eq!(server.gate.state().started, 1);
+        assert_eq!(server.run(|s| async move { s.connections() }), 0);
+    }
 }

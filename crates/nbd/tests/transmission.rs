@@ -323,8 +323,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn random_requests_do_as_an_array_of_bytes(ops in ops(), structured in any::<bool>()) {
-        let server = TestServer::start();
+    fn random_requests_do_as_an_array_of_bytes(
+        ops in ops(),
+        structured in any::<bool>(),
+        tcp in any::<bool>(),
+    ) {
+        let mut server = TestServer::start();
+        server.tcp = tcp;
         let mut client = if structured {
             Client::full(&server, "disk")
         } else {

@@ -7,10 +7,12 @@ pub mod memory;
 
 use bytes::Bytes;
 use memory::Memory;
-use sheepdog_nbd::{Exports, Limits, Opened, Server, listen_unix, look_up};
+use sheepdog_nbd::{Exports, Limits, Opened, Server, listen_tcp, listen_unix, look_up};
 use sheepdog_types::{Error, ErrorKind, Result};
 use sheepdog_volume::io::{MapExtent, Segment, Volume, ZeroMode};
 use std::future::Future;
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -223,6 +225,9 @@ type Job = Box<dyn FnOnce(Rc<Server<Disks>>) -> Pin<Box<dyn Future<Output = ()>>
 pub struct TestServer {
     pub gate: Arc<Gate>,
     path: PathBuf,
+    address: SocketAddr,
+    /// Connect by TCP.
+    pub tcp: bool,
     jobs: Option<mpsc::UnboundedSender<Job>>,
     thread: Option<JoinHandle<()>>,
     _dir: tempfile::TempDir,
@@ -237,6 +242,8 @@ impl TestServer {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("nbd.sock");
         let listener = listen_unix(&path, None).expect("a socket");
+        let tcp = listen_tcp(([127, 0, 0, 1], 0).into()).expect("a port");
+        let address = tcp.local_addr().expect("it is bound");
         let gate = Arc::new(Gate::default());
         let (jobs, mut queue) = mpsc::unbounded_channel::<Job>();
         let shared = Arc::clone(&gate);
@@ -259,6 +266,7 @@ impl TestServer {
                 };
                 let server = Rc::new(Server::new(Rc::new(exports), limits));
                 server.listen(listener).expect("it listens");
+                server.listen(tcp).expect("it listens");
                 while let Some(job) = queue.recv().await {
                     tokio::task::spawn_local(job(Rc::clone(&server)));
                 }
@@ -267,14 +275,23 @@ impl TestServer {
         Self {
             gate,
             path,
+            address,
+            tcp: false,
             jobs: Some(jobs),
             thread: Some(thread),
             _dir: dir,
         }
     }
 
+    /// A connected stream of either kind, in the shape of a unix one.
     pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.path).expect("the server listens");
+        let stream = if self.tcp {
+            let stream = TcpStream::connect(self.address).expect("the server listens");
+            stream.set_nodelay(true).expect("an option");
+            UnixStream::from(OwnedFd::from(stream))
+        } else {
+            UnixStream::connect(&self.path).expect("the server listens")
+        };
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
         stream
@@ -282,7 +299,7 @@ impl TestServer {
 
     /// Whether nobody listens any more.
     pub fn is_gone(&self) -> bool {
-        UnixStream::connect(&self.path).is_err()
+        UnixStream::connect(&self.path).is_err() && TcpStream::connect(self.address).is_err()
     }
 
     /// Runs something on the server's thread; the receiver gets its result.
