@@ -68,7 +68,7 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    pub fn new(paths: &Paths) -> Result<Self> {
+    pub fn new(paths: &Paths, inotify: bool) -> Result<Self> {
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -78,7 +78,7 @@ impl Bell {
         Ok(Self {
             file,
             waker: Waker::new()?,
-            events: listen(paths).ok(),
+            events: inotify.then(|| listen(paths).ok()).flatten(),
             looked: Instant::now(),
         })
     }

@@ -12,19 +12,22 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
-/// How large things may get. Tests use small ones.
+/// How large things may get, and how processes hear of each other. Tests use others.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct Tuning {
     /// Keys and values kept for watches that lag behind.
     pub history_bytes: i64,
     /// Pages of 4 KiB of the whole file.
     pub pages: u32,
+    /// Whether to use inotify where it is to be had.
+    pub inotify: bool,
 }
 
-impl Limits {
+impl Tuning {
     pub const STANDARD: Self = Self {
         history_bytes: 64 << 20,
         pages: 1 << 18,
+        inotify: true,
     };
 }
 
@@ -70,19 +73,19 @@ pub(crate) struct Db {
     path: PathBuf,
     /// Device and inode: the file under our path must stay the one we opened.
     identity: (u64, u64),
-    limits: Limits,
+    tuning: Tuning,
     gone: bool,
 }
 
 impl Db {
-    pub fn open(path: &Path, limits: Limits) -> Result<Self> {
+    pub fn open(path: &Path, tuning: Tuning) -> Result<Self> {
         let identity = identity(path)
             .map_err(|e| Error::with_source(ErrorKind::Io, path.display().to_string(), e))?;
         Ok(Self {
-            conn: schema::connect(path, limits.pages)?,
+            conn: schema::connect(path, tuning.pages)?,
             path: path.to_owned(),
             identity,
-            limits,
+            tuning,
             gone: false,
         })
     }
@@ -247,7 +250,7 @@ impl Db {
 
     /// `session`: the keys put become its, and it must be there.
     pub fn commit(&mut self, txn: &Txn, session: Option<i64>) -> Result<Outcome> {
-        let history_max = self.limits.history_bytes;
+        let history_max = self.tuning.history_bytes;
         self.write(|tx, meta| {
             if let Some(id) = session
                 && !session_exists(tx, id)?
@@ -341,7 +344,7 @@ impl Db {
 
     /// Deletes a session with its keys; nothing happens if somebody else did.
     pub fn end_session(&mut self, id: i64) -> Result<()> {
-        let history_max = self.limits.history_bytes;
+        let history_max = self.tuning.history_bytes;
         self.write(|tx, meta| {
             if !session_exists(tx, id)? {
                 return Ok(());

@@ -8,6 +8,8 @@
 //! and delete the session's keys ([`bell`]). Which registry file belongs to which stores is
 //! decided when it is opened ([`open`]).
 //!
+//! SQLite's locks do not survive `fork`: a daemon opens the registry after it has forked.
+//!
 //! Beside FILE lie `FILE-wal` and `FILE-shm` (SQLite's), `FILE.lock`, `FILE.gate`, `FILE.bell`,
 //! `FILE.sessions/`, of which nothing is missed when no process runs, and `FILE.<cluster>`:
 //! registries of older clusters.
@@ -29,7 +31,7 @@ pub use members::{RecordedStore, directory_is_empty};
 use crate::check;
 use crate::contract::{BoxFuture, Listing, Registry, Session, SessionState, Watch, WatchEvent};
 use crate::driver::named;
-use db::{Batch, Limits};
+use db::{Batch, Tuning};
 use sheepdog_types::kv::{Entry, Outcome, Revision, Txn};
 use sheepdog_types::{DiskId, Error, Result};
 use std::collections::VecDeque;
@@ -93,7 +95,7 @@ pub enum Joined {
 pub(crate) struct Settings {
     file: PathBuf,
     member: Option<Member>,
-    limits: Limits,
+    tuning: Tuning,
 }
 
 /// A client of a registry file. Clones share the connection; it closes when the last of them and
@@ -128,10 +130,10 @@ impl LocalRegistry {
     /// move. `NoSpace`, `ReadOnly`, `Io` (also a damaged file): the line says which file.
     /// In all cases the registry stays as it was.
     pub async fn open(options: LocalOptions) -> Result<Self> {
-        Self::open_with(options, Limits::STANDARD).await
+        Self::open_with(options, Tuning::STANDARD).await
     }
 
-    pub(crate) async fn open_with(options: LocalOptions, limits: Limits) -> Result<Self> {
+    pub(crate) async fn open_with(options: LocalOptions, tuning: Tuning) -> Result<Self> {
         let mut member = options.member;
         if let Some(member) = &mut member {
             member.store = canonical(&member.store)?;
@@ -141,7 +143,7 @@ impl LocalRegistry {
             // Locks are beside the file itself, not beside links to it.
             file: file.canonicalize().unwrap_or(file),
             member,
-            limits,
+            tuning,
         };
         let answer = worker::start(settings)?;
         let started = answer.await.map_err(|_| worker::thread_ended())??;

@@ -15,7 +15,7 @@
 //! fail with `Unreachable`.
 
 use super::bell::ring;
-use super::db::{Db, Limits};
+use super::db::{Db, Tuning};
 use super::locks::{Paths, io_error, open_lock, try_exclusive, wait_exclusive};
 use super::members::is_gone;
 use super::schema;
@@ -33,10 +33,12 @@ pub(super) struct Opened {
     pub joined: Joined,
     /// Shared as long as the database is open.
     pub presence: File,
+    /// Nobody else opens it until this is dropped.
+    pub gate: File,
 }
 
 /// See the module. `member.store` is canonical.
-pub(super) fn open(paths: &Paths, member: Option<&Member>, limits: Limits) -> Result<Opened> {
+pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Result<Opened> {
     make_directories(paths)?;
     let gate = open_lock(&paths.gate)?;
     if !wait_exclusive(&gate, &paths.gate)? {
@@ -53,7 +55,7 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, limits: Limits) -> Re
     let mut opening = Opening {
         paths,
         member,
-        limits,
+        tuning,
         presence: &presence,
         alone,
     };
@@ -74,13 +76,14 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, limits: Limits) -> Re
         cluster,
         joined,
         presence,
+        gate,
     })
 }
 
 struct Opening<'a> {
     paths: &'a Paths,
     member: Option<&'a Member>,
-    limits: Limits,
+    tuning: Tuning,
     presence: &'a File,
     alone: bool,
 }
@@ -135,8 +138,10 @@ impl Opening<'_> {
             }
             Some(_) if !formatted => {
                 // Stores that went before there was anything in them are not waited for.
-                for recorded in self.gone(&mut db)? {
-                    db.forget_store(&recorded)?;
+                for gone in self.gone(&mut db)? {
+                    if self.member.is_some_and(|m| m.store != gone) {
+                        db.forget_store(&gone)?;
+                    }
                 }
                 Ok((db, Joined::Member))
             }
@@ -145,7 +150,7 @@ impl Opening<'_> {
     }
 
     fn connect(&self) -> Result<Db> {
-        Db::open(&self.paths.file, self.limits)
+        Db::open(&self.paths.file, self.tuning)
     }
 
     /// Made under another name, so that a crash leaves no half registry.

@@ -158,7 +158,7 @@ pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
         rusqlite::Error::SqliteFailure(e, _) => (Some(e.code), e.extended_code),
         _ => (None, 0),
     };
-    let (kind, context) = match code {
+    let (kind, line) = match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
             ErrorKind::Unreachable,
             format!(
@@ -183,7 +183,11 @@ pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
         }
         // A value of the wrong type in our tables.
         None => return damaged(path, &error.to_string()),
-        _ => (ErrorKind::Io, format!("{doing} registry {file}")),
+        _ => {
+            let line = format!("{doing} registry {file}");
+            return Error::with_source(ErrorKind::Io, line, error);
+        }
     };
-    Error::with_source(kind, context, error)
+    // SQLite would only say the same in other words.
+    Error::new(kind, line)
 }

@@ -131,14 +131,15 @@ pub(super) struct Worker {
 impl Worker {
     fn open(settings: &Settings) -> Result<(Self, Started)> {
         let paths = Paths::of(&settings.file);
-        let opened = open::open(&paths, settings.member.as_ref(), settings.limits)?;
+        let opened = open::open(&paths, settings.member.as_ref(), settings.tuning)?;
         let Opened {
             db,
             cluster,
             joined,
             presence,
+            gate,
         } = opened;
-        let bell = Bell::new(&paths)?;
+        let bell = Bell::new(&paths, settings.tuning.inotify)?;
         let (sender, queue) = mpsc::channel(QUEUE);
         let client = Client {
             queue: sender,
@@ -163,6 +164,7 @@ impl Worker {
             let (id, _) = worker.begin(None)?;
             worker.db()?.set_running(&member.store, id)?;
         }
+        drop(gate);
         let started = Started {
             client,
             cluster,
