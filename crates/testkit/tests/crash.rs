@@ -1,0 +1,151 @@
+//! kill -9, vanished clients and late requests, on the real program.
+
+use rustix::process::Signal;
+use sheepdog_testkit::Server;
+use sheepdog_testkit::fio::Job;
+use sheepdog_testkit::kill::{Trouble, rounds};
+use sheepdog_testkit::nbd::{Client, Command, connect};
+use sheepdog_testkit::process::PATIENCE;
+use sheepdog_testkit::rng::Rng;
+use sheepdog_testkit::sheep::Sheep;
+use sheepdog_testkit::stamp::BLOCK;
+use sheepdog_testkit::verify::{Plan, Progress, Writer};
+use std::time::Duration;
+
+fn plan(seed: u64, blocks: u64) -> Plan {
+    Plan {
+        seed,
+        blocks,
+        depth: 32,
+        longest: 32,
+    }
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_and_none_is_torn() {
+    let seed = Rng::fresh_seed();
+    let mut sheep = Sheep::new();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "12M"]).ok();
+    // Three fragments, so that writes cross from one to the next.
+    let blocks = (12 << 20) / BLOCK as u64;
+    let troubles = [
+        Trouble::Kill,
+        Trouble::Kill,
+        Trouble::HangUp,
+        Trouble::Freeze,
+    ];
+    let report = rounds(
+        &mut sheep,
+        "disk",
+        plan(seed, blocks),
+        16,
+        &troubles,
+        |n, round| {
+            println!("{n}: {round:?}");
+        },
+    );
+    let report = report.unwrap_or_else(|e| panic!("{e}"));
+    assert!(report.adds_up(), "{:#}", report.json());
+    assert!(report.checked >= 2 * blocks);
+    sheep.stop();
+}
+
+#[test]
+fn fio_finds_all_it_was_promised() {
+    let seed = Rng::fresh_seed();
+    let mut rng = Rng::new(seed);
+    let scratch = tempfile::tempdir().expect("a temporary directory");
+    let mut sheep = Sheep::new();
+    for round in 0..3 {
+        let name = format!("round{round}");
+        let _ = sheep.dog().run(&["vdi", "create", &name, "64M"]).ok();
+        let job = Job::new(
+            &sheep.uri(&name),
+            rng.below(1 << 30),
+            64 << 20,
+            scratch.path(),
+        );
+        job.write_until(Duration::from_millis(50 + rng.below(500)), || sheep.kill());
+        sheep.start();
+        let outcome = job
+            .check()
+            .unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
+        println!("{round}: {outcome:?}");
+        assert!(
+            outcome.good >= outcome.acknowledged,
+            "seed {seed}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn a_delayed_original_never_overtakes_its_resend() {
+    let sheep = Sheep::new();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "16M"]).ok();
+    let mut original = vec![0; BLOCK];
+    let mut resend = vec![0; BLOCK];
+    for round in 0..40u8 {
+        original.fill(2 * round + 1);
+        resend.fill(2 * round + 2);
+        let (mut old, _replies) = connect(sheep.socket(), "disk").expect("connect");
+        // The original is in the socket of a sheep that does not run; its client gives up.
+        sheep.freeze(true);
+        for block in 0..8 {
+            let offset = block * (2 << 20) + u64::from(round) * 512;
+            old.send(Command::Write, 0, offset, BLOCK as u32, &original)
+                .expect("send");
+        }
+        if round % 2 == 0 {
+            old.hang_up();
+        }
+        sheep.freeze(false);
+        // The other half of the rounds: the client comes again without closing the old
+        // connection first; it is closed while the new one is being served.
+        if round % 2 == 1 {
+            old.hang_up();
+        }
+        let mut new = Client::connect(sheep.socket(), "disk").expect("connect again");
+        for block in 0..8 {
+            new.write(block * (2 << 20) + u64::from(round) * 512, &resend)
+                .expect("write");
+        }
+        for look in 0..3 {
+            for block in 0..8 {
+                let offset = block * (2 << 20) + u64::from(round) * 512;
+                let found = new.read(offset, BLOCK as u32).expect("read");
+                assert!(
+                    found == resend,
+                    "round {round}, look {look}, block {block}: overtaken"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn sigterm_loses_nothing_and_ends_well() {
+    let seed = Rng::fresh_seed();
+    let mut sheep = Sheep::new();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "8M"]).ok();
+    let mut writer = Writer::new(plan(seed, 2048));
+    for round in 0..3 {
+        let told = |e: String| -> ! { panic!("seed {seed}, round {round}: {e}") };
+        writer
+            .connect(sheep.socket(), "disk")
+            .unwrap_or_else(|e| told(e));
+        let progress = writer.run(700).unwrap_or_else(|e| told(e));
+        assert_eq!(progress, Progress::Reached);
+        writer.fill(u64::MAX).expect("still there");
+        sheep.process().signal(Signal::TERM);
+        let status = sheep.process().wait(PATIENCE);
+        assert!(status.success(), "{status}\n{}", sheep.log());
+        writer.disconnect().unwrap_or_else(|e| told(e));
+        sheep.kill();
+        sheep.start();
+    }
+    writer.connect(sheep.socket(), "disk").expect("connect");
+    writer.drain().expect("answers");
+    writer
+        .verify()
+        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+}
