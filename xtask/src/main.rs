@@ -10,6 +10,7 @@ mod long;
 mod shell;
 
 use anyhow::{Result, bail};
+use std::process::ExitCode;
 
 const USAGE: &str = "\
 Usage: cargo xtask WORD
@@ -22,10 +23,21 @@ Usage: cargo xtask WORD
                     kill -9 rounds under verifying writers, report in docs/runs/
   licences          every dependency's licence is one that deny.toml allows";
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    match chore(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // What went wrong, for people: no backtrace, whatever the environment asks for.
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore(words: &[&str]) -> Result<()> {
+    match words {
         ["demo", rest @ ..] => demo::run(rest),
         ["ci"] => ci::run(),
         ["deps"] => deps::run(),
