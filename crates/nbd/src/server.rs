@@ -7,13 +7,14 @@ use crate::inbox::{INBOX_BYTES, Inbox};
 use crate::limits::Limits;
 use crate::listen::Listener;
 use crate::receive::receive;
-use crate::socket::Socket;
+use crate::socket::{Socket, watch};
 use crate::table::{Member, Table};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::{JoinHandle, spawn_local};
 
@@ -46,10 +47,7 @@ impl<E: Exports> Server<E> {
         let Listener(socket) = listener.into();
         let failed = |error| Error::with_source(ErrorKind::Io, "watch a listening socket", error);
         socket.set_nonblocking(true).map_err(failed)?;
-        // SAFETY: the socket owns its descriptor, which is valid until the socket is dropped, and
-        // nothing moves it out of the `AsyncFd` or exchanges its descriptor.
-        let listener = unsafe { AsyncFd::register(socket) };
-        let listener = listener.map_err(|error| failed(error.into_parts().1))?;
+        let listener = watch(socket, Interest::READABLE).map_err(failed)?;
         let (exports, table) = (Rc::clone(&self.exports), Rc::clone(&self.table));
         let acceptor = spawn_local(accept(listener, exports, table));
         self.acceptors.borrow_mut().push(acceptor);

@@ -26,9 +26,7 @@ impl Socket {
         socket.set_nonblocking(true)?;
         let is_unix = socket.domain()? == Domain::UNIX;
         tune(&SockRef::from(&socket), is_unix);
-        // SAFETY: the socket owns its descriptor, which is valid until the socket is dropped, and
-        // nothing here moves it out of the `AsyncFd` or exchanges its descriptor.
-        let fd = unsafe { AsyncFd::register(socket) }.map_err(|error| error.into_parts().1)?;
+        let fd = watch(socket, Interest::READABLE)?;
         Ok(Self { fd, is_unix })
     }
 
@@ -70,18 +68,24 @@ impl Socket {
 
     /// Sends what the kernel takes now; `WouldBlock` if that is nothing.
     pub fn try_send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let send = |socket: &socket2::Socket| loop {
-            match socket.send_vectored_with_flags(parts, libc::MSG_NOSIGNAL) {
+        loop {
+            let sent = self
+                .fd
+                .get_ref()
+                .send_vectored_with_flags(parts, libc::MSG_NOSIGNAL);
+            match sent {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result,
             }
-        };
-        self.fd.try_io(Interest::WRITABLE, send)
+        }
     }
 
     /// Returns when a send may work or fail.
     pub async fn writable(&self) -> io::Result<()> {
-        self.fd.writable().await.map(drop)
+        // Watched only while it matters, by a descriptor of its own: or each answer that a client
+        // takes would wake this thread for nothing.
+        let fd = watch(self.fd.get_ref().try_clone()?, Interest::WRITABLE)?;
+        fd.writable().await.map(drop)
     }
 
     /// Sends everything.
@@ -140,6 +144,14 @@ impl Socket {
     pub fn abort(&self) {
         let _ = self.fd.get_ref().shutdown(Shutdown::Both);
     }
+}
+
+/// Has the runtime watch a socket.
+pub fn watch(socket: socket2::Socket, interest: Interest) -> io::Result<AsyncFd<socket2::Socket>> {
+    // SAFETY: the socket owns its descriptor, which is valid until the socket is dropped, and
+    // nothing moves it out of the `AsyncFd` or exchanges its descriptor.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, interest) };
+    watched.map_err(|error| error.into_parts().1)
 }
 
 /// Options that make it faster or notice dead peers; the connection works without them.
