@@ -411,8 +411,23 @@ fn a_store_of_another_cluster_is_refused() {
 }
 
 #[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let (mut sheep, content) = sheep_with_kept();
+    sheep.stop();
+    let identity = sheep.store().join("identity");
+    let ours = std::fs::read_to_string(&identity).expect("read");
+    let newer = ours.replace("format = 1\n", "format = 2\n");
+    assert_ne!(newer, ours, "the identity names its format");
+    std::fs::write(&identity, newer).expect("write");
+    assert_refused(&mut sheep, "written by a newer version");
+    std::fs::write(&identity, ours).expect("write");
+    sheep.start();
+    assert_kept(&sheep, &content);
+}
+
+#[test]
 fn full_and_read_only_disks_are_refused_or_reported() {
-    let Some(disk) = sheepdog_testkit::loopfs::SmallFs::new(192 << 20) else {
+    let Some(disk) = sheepdog_testkit::loopfs::SmallFs::new(768 << 20) else {
         return;
     };
     let store = disk.path().join("store");
@@ -431,10 +446,10 @@ fn full_and_read_only_disks_are_refused_or_reported() {
             0 => written += 1,
             error => break error,
         }
-        assert!(written < 192, "more was taken than there is");
+        assert!(written < 768, "more was taken than there is");
     };
     assert_eq!(error, 28, "no space");
-    assert!(written > 16, "only {written} MiB fit on a disk of 192");
+    assert!(written > 16, "only {written} MiB fit on a disk of 768");
     let check = |client: &mut Client, from: u64| {
         let mut expected = vec![0; 1 << 20];
         for at in from..written {
