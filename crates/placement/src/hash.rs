@@ -128,12 +128,12 @@ mod tests {
             #[test]
             fn logarithm_is_that_of_floating_point(hash in 1u64.., small in 0u32..64) {
                 for hash in [hash, (hash >> small).max(1), !(hash >> small)] {
-                    let ours = negative_log2(hash) as f64 / (SCALE as f64).exp2();
+                    let ours = negative_log2(hash) as f64 / f64::from(SCALE).exp2();
                     // ln_1p keeps the precision where the hash is almost 2^64.
                     let real = -(-((!hash) as f64 + 1.0) / 64f64.exp2()).ln_1p() / 2f64.ln();
                     let real = if hash < 1 << 53 { 64.0 - (hash as f64).log2() } else { real };
     // The table's error, and that of the last digit where the logarithm is tiny.
-                    let error = 6e-4 * real + 2.0 * (-(SCALE as f64)).exp2();
+                    let error = 6e-4 * real + 2.0 * (-f64::from(SCALE)).exp2();
                     prop_assert!((ours - real).abs() < error, "{hash:x} {ours} {real}");
                 }
             }
@@ -152,6 +152,39 @@ mod tests {
                 );
             }
         }
+
+    #[test]
+    fn draws_are_frozen() {
+        let mut text = String::from("# disk shard draw order\n");
+        for byte in [0, 1, 0x5d, 0xff] {
+            let disk = DiskId(std::array::from_fn(|i| byte ^ i as u8));
+            for shard in [0, 1, 2, 4095, (1 << BITS_MAX) - 1] {
+                let (s, d) = (shard_key(shard), disk_key(disk));
+                let line = format!("{disk} {shard} {} {}\n", draw(s, d), order_key(s, d));
+                text.push_str(&line);
+            }
+        }
+        for hash in [
+            0,
+            1,
+            2,
+            3,
+            1 << 63,
+            3 << 62,
+            0xdead_beef_0123_4567,
+            u64::MAX,
+        ] {
+            text.push_str(&format!("{hash:016x} {}\n", negative_log2(hash)));
+        }
+        // Each entry of the logarithm table, weighed by its place.
+        let sum = (1u64..).zip(&LOG2).fold(0u64, |sum, (i, log)| {
+            sum.wrapping_add(log.wrapping_mul(2 * i + 1))
+        });
+        text.push_str(&format!("table {sum}\n"));
+        if text != include_str!("../tests/vectors/draws.txt") {
+            panic!("tests/vectors/draws.txt is not what is drawn now:\n{text}");
+        }
+    }
 
     #[test]
     fn consecutive_fragments_spread_evenly() {
