@@ -37,7 +37,13 @@ impl Sheep {
     /// A sheep on a new temporary store, running and formatted with one copy.
     #[must_use]
     pub fn new() -> Self {
-        let sheep = Self::unformatted(&[]);
+        Self::with(&[])
+    }
+
+    /// The same with options.
+    #[must_use]
+    pub fn with(options: &[&str]) -> Self {
+        let sheep = Self::unformatted(options);
         let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
         sheep
     }

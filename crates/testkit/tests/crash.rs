@@ -21,10 +21,9 @@ fn plan(seed: u64, blocks: u64) -> Plan {
     }
 }
 
-#[test]
-fn no_acknowledged_write_is_lost_and_none_is_torn() {
+fn no_acknowledged_write_is_lost(io: &str, count: u32) {
     let seed = Rng::fresh_seed();
-    let mut sheep = Sheep::new();
+    let mut sheep = Sheep::with(&["--io", io]);
     let _ = sheep.dog().run(&["vdi", "create", "disk", "12M"]).ok();
     // Three fragments, so that writes cross from one to the next.
     let blocks = (12 << 20) / BLOCK as u64;
@@ -34,20 +33,24 @@ fn no_acknowledged_write_is_lost_and_none_is_torn() {
         Trouble::HangUp,
         Trouble::Freeze,
     ];
-    let report = rounds(
-        &mut sheep,
-        "disk",
-        plan(seed, blocks),
-        16,
-        &troubles,
-        |n, round| {
-            println!("{n}: {round:?}");
-        },
-    );
+    let plan = plan(seed, blocks);
+    let report = rounds(&mut sheep, "disk", plan, count, &troubles, |n, round| {
+        println!("{n}: {round:?}");
+    });
     let report = report.unwrap_or_else(|e| panic!("{e}"));
     assert!(report.adds_up(), "{:#}", report.json());
     assert!(report.checked >= 2 * blocks);
     sheep.stop();
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_and_none_is_torn() {
+    no_acknowledged_write_is_lost("auto", 16);
+}
+
+#[test]
+fn nor_where_io_uring_is_refused() {
+    no_acknowledged_write_is_lost("blocking", 6);
 }
 
 #[test]
