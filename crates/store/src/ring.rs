@@ -250,7 +250,9 @@ impl Drop for Ring {
     }
 }
 
-/// A ring with all that helps one thread which waits in epoll, or a plain one on older kernels.
+/// A ring with all that helps one thread which waits in epoll, or a plain one on older kernels. Not
+/// `setup_defer_taskrun`: work put off that way wakes nobody who polls the ring's descriptor (tried
+/// on 6.18: waiting never ends).
 fn build(entries: u32) -> io::Result<IoUring> {
     let new = IoUring::builder()
         .setup_submit_all()
