@@ -49,15 +49,7 @@ impl Ring {
     /// # Errors
     /// When the kernel, its settings or a sandbox refuse it, or it is too old.
     pub fn open(areas: Arc<Areas>, method: DurableMethod) -> io::Result<Self> {
-        Self::with_entries(areas, method, ENTRIES)
-    }
-
-    pub(crate) fn with_entries(
-        areas: Arc<Areas>,
-        method: DurableMethod,
-        entries: u32,
-    ) -> io::Result<Self> {
-        let ring = build(entries)?;
+        let ring = build(ENTRIES)?;
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         for code in [
