@@ -39,7 +39,7 @@ impl Harness for Local {
 
     fn expire_sessions(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let sessions = self.0.path().join("registry.db.sessions");
+            let sessions = self.0.path().join("registry.db.run/sessions");
             for file in std::fs::read_dir(sessions).expect("sessions").flatten() {
                 std::fs::remove_file(file.path()).expect("remove");
             }

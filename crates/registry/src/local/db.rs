@@ -1,6 +1,7 @@
 //! The registry's operations as SQLite transactions: entries, the one history, sessions and the
 //! ephemeral keys that go with them. Synchronous; the worker's thread calls it.
 
+use super::locks::{Paths, Queue};
 use super::record::{Recorded, forget};
 use super::schema;
 use crate::contract::{Listing, WatchEvent};
@@ -10,6 +11,7 @@ use sheepdog_types::kv::{Change, Compare, Entry, Outcome, Revision, Txn};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// How large things may get, and how processes hear of each other. Tests use others.
@@ -70,6 +72,7 @@ impl From<rusqlite::Error> for Stop {
 /// An open registry file.
 pub(crate) struct Db {
     conn: Connection,
+    queue: Arc<Queue>,
     path: PathBuf,
     /// Device and inode: the file under our path must stay the one we opened.
     identity: (u64, u64),
@@ -78,12 +81,14 @@ pub(crate) struct Db {
 }
 
 impl Db {
-    pub fn open(path: &Path, tuning: Tuning) -> Result<Self> {
+    pub fn open(paths: &Paths, tuning: Tuning) -> Result<Self> {
+        let path = &paths.file;
         let identity = identity(path)
             .map_err(|e| Error::with_source(ErrorKind::Io, path.display().to_string(), e))?;
         Ok(Self {
             conn: schema::connect(path, tuning.pages)?,
-            path: path.to_owned(),
+            queue: Arc::new(Queue::open(paths)?),
+            path: path.clone(),
             identity,
             tuning,
             gone: false,
@@ -154,6 +159,8 @@ impl Db {
         &mut self,
         work: impl Fn(&Transaction<'_>, &Meta) -> Result<T, Stop>,
     ) -> Result<T> {
+        let queue = self.queue.clone();
+        let _turn = queue.enter()?;
         self.check_identity()?;
         match self.try_write(&work) {
             Err(Stop::Sql(error)) if is_full(&error) => {
@@ -210,6 +217,7 @@ impl Db {
 
     /// Takes [`Db::retire`] back, if it was said.
     pub fn unretire(&mut self) -> Result<()> {
+        let _turn = self.queue.enter()?;
         let undo = || {
             let retired: bool = self
                 .conn

@@ -1,5 +1,5 @@
 //! Locks that the operating system drops when their process dies: who has the registry open, who
-//! is opening it, and which sessions live.
+//! is opening it, who writes next, and which sessions live.
 //!
 //! All are `flock`s on files of their own beside the registry file, never on that file itself
 //! (closing a second descriptor of it would drop SQLite's locks). A lock belongs to the open
@@ -13,34 +13,44 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// How long somebody else may be busy opening or closing the registry.
-const WAIT_MAX: Duration = Duration::from_secs(10);
-const WAIT_LOOK: Duration = Duration::from_millis(2);
+/// How long somebody else may be busy with the registry.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often to look whether opening, or a commit, is done. The latter takes a disk flush.
+const OPEN_LOOK: Duration = Duration::from_millis(2);
+pub(super) const WRITE_LOOK: Duration = Duration::from_micros(200);
 
 /// The files of a registry.
 #[derive(Clone, Debug)]
 pub(crate) struct Paths {
     /// The database; everything of value is in it.
     pub file: PathBuf,
+    /// The directory of all files below, which are worth something only to running processes.
+    pub run: PathBuf,
     /// Shared while open, exclusive to move the file.
     pub presence: PathBuf,
     /// Exclusive while opening.
     pub gate: PathBuf,
+    /// See [`Queue`].
+    turn: PathBuf,
+    writer: PathBuf,
     /// Written after each commit, for those who watch it.
     pub bell: PathBuf,
-    /// A file per session, locked while it lives.
+    /// A directory with a file per session, locked while it lives.
     pub sessions: PathBuf,
 }
 
 impl Paths {
     pub fn of(file: &Path) -> Self {
-        let beside = |suffix: &str| suffixed(file, suffix);
+        let run = suffixed(file, ".run");
         Self {
             file: file.to_owned(),
-            presence: beside(".lock"),
-            gate: beside(".gate"),
-            bell: beside(".bell"),
-            sessions: beside(".sessions"),
+            presence: run.join("presence"),
+            gate: run.join("gate"),
+            turn: run.join("turn"),
+            writer: run.join("writer"),
+            bell: run.join("bell"),
+            sessions: run.join("sessions"),
+            run,
         }
     }
 
@@ -94,8 +104,8 @@ pub(super) fn try_exclusive(lock: &File, path: &Path) -> Result<bool> {
 }
 
 /// Waits for an exclusive lock, `false` when its time is up. Looks again and again, as a blocking
-/// lock knows no time limit; it is taken only while a registry is opened.
-pub(super) fn wait_exclusive(lock: &File, path: &Path) -> Result<bool> {
+/// lock knows no time limit.
+fn wait(lock: &File, path: &Path, look: Duration) -> Result<bool> {
     let since = Instant::now();
     loop {
         if try_exclusive(lock, path)? {
@@ -104,7 +114,64 @@ pub(super) fn wait_exclusive(lock: &File, path: &Path) -> Result<bool> {
         if since.elapsed() > WAIT_MAX {
             return Ok(false);
         }
-        std::thread::sleep(WAIT_LOOK);
+        std::thread::sleep(look);
+    }
+}
+
+/// [`wait`] for those who open a registry.
+pub(super) fn wait_exclusive(lock: &File, path: &Path) -> Result<bool> {
+    wait(lock, path, OPEN_LOOK)
+}
+
+/// The queue of those who want to write. SQLite's own lock is what keeps them apart; but it would
+/// let a process that writes all the time starve the others. Here whoever holds the turn is next
+/// and keeps it until the writer before has finished, so the latter cannot overtake.
+pub(super) struct Queue {
+    turn: (File, PathBuf),
+    writer: (File, PathBuf),
+    file: PathBuf,
+}
+
+impl Queue {
+    pub fn open(paths: &Paths) -> Result<Self> {
+        Ok(Self {
+            turn: (open_lock(&paths.turn)?, paths.turn.clone()),
+            writer: (open_lock(&paths.writer)?, paths.writer.clone()),
+            file: paths.file.clone(),
+        })
+    }
+
+    /// Waits for the turn to write, and writes until the result is dropped.
+    ///
+    /// # Errors
+    /// `Unreachable` if another process does not finish.
+    pub fn enter(&self) -> Result<Locked<'_>> {
+        let _turn = self.lock(&self.turn)?;
+        self.lock(&self.writer)
+    }
+
+    fn lock<'a>(&'a self, (lock, path): &'a (File, PathBuf)) -> Result<Locked<'a>> {
+        if wait(lock, path, WRITE_LOOK)? {
+            return Ok(Locked(lock));
+        }
+        Err(Error::new(
+            ErrorKind::Unreachable,
+            format!(
+                "registry {}: another process has held it for {} s",
+                self.file.display(),
+                WAIT_MAX.as_secs()
+            ),
+        ))
+    }
+}
+
+/// A lock that is given back when dropped.
+pub(super) struct Locked<'a>(&'a File);
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // It cannot fail for a file that is open; and closing it unlocks, too.
+        let _ = self.0.unlock();
     }
 }
 

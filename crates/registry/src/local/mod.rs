@@ -1,18 +1,17 @@
 //! The `local` engine: one SQLite file shared by the sheep processes of one machine.
 //!
-//! Each handle has a thread of its own that owns a connection ([`worker`]); async callers talk to
+//! Each handle has a thread of its own that owns a connection (`worker`); async callers talk to
 //! it through a bounded queue and never wait for a disk. Commits are SQLite's (WAL,
 //! `synchronous=FULL`), so an answered one is on stable storage, and it becomes visible to other
 //! processes only after that. A session is a lock on a file of its own, which the operating system
-//! drops when the process dies, in whatever way ([`locks`]); the others hear the file being closed
-//! and delete the session's keys ([`bell`]). Which registry file belongs to which stores is
-//! decided when it is opened ([`open`]).
+//! drops when the process dies, in whatever way (`locks`); the others hear the file being closed
+//! and delete the session's keys (`bell`). Which registry file belongs to which stores is
+//! decided when it is opened (`open`).
 //!
 //! SQLite's locks do not survive `fork`: a daemon opens the registry after it has forked.
 //!
-//! Beside FILE lie `FILE-wal` and `FILE-shm` (SQLite's), `FILE.lock`, `FILE.gate`, `FILE.bell`,
-//! `FILE.sessions/`, of which nothing is missed when no process runs, and `FILE.<cluster>`:
-//! registries of older clusters.
+//! Beside FILE lie `FILE-wal` and `FILE-shm` (SQLite's), `FILE.run/` with the locks, of which
+//! nothing is missed when no process runs, and `FILE.<cluster>`: registries of older clusters.
 
 mod bell;
 mod db;

@@ -150,7 +150,7 @@ impl Opening<'_> {
     }
 
     fn connect(&self) -> Result<Db> {
-        Db::open(&self.paths.file, self.tuning)
+        Db::open(self.paths, self.tuning)
     }
 
     /// Made under another name, so that a crash leaves no half registry.
@@ -284,7 +284,7 @@ impl Opening<'_> {
 
 fn make_directories(paths: &Paths) -> Result<()> {
     let around = paths.file.parent().unwrap_or(Path::new("/"));
-    for directory in [around, &paths.sessions] {
+    for directory in [around, &paths.run, &paths.sessions] {
         match std::fs::create_dir(directory) {
             Ok(()) => sync_directory_of(directory)?,
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}

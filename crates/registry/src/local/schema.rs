@@ -1,21 +1,17 @@
 //! The registry file as SQLite sees it: tables, version, how a connection is set up, and what
 //! SQLite's errors mean to the user of a registry.
 
+use super::locks::{WAIT_MAX, WRITE_LOOK};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use uuid::Uuid;
 
 /// Version of the tables below; a newer one is refused.
 pub(super) const VERSION: i64 = 1;
 /// Marks the file as ours ("Shee").
 const APPLICATION: i64 = 0x5368_6565;
-/// How long one commit waits for those of other processes.
-const BUSY_MAX: Duration = Duration::from_secs(10);
-/// How often it looks. A commit takes a disk flush, so this is short.
-const BUSY_LOOK: Duration = Duration::from_micros(300);
-
 /// One row of `meta`. `compacted`: history up to and with this revision is forgotten.
 /// `retired`: see the `open` module. History rows with a NULL value are deletes. A session's
 /// liveness is the lock on the file named by its uuid; `mountpoint` says that the store was the
@@ -127,16 +123,16 @@ fn check_version(conn: &Connection, path: &Path) -> Result<()> {
     }
 }
 
-/// SQLite's own waiting sleeps up to 100 ms between looks; ours looks often, for as long as a
-/// commit may take.
+/// For others than us (we queue before we ask SQLite). Its own waiting would sleep up to 100 ms
+/// between looks.
 fn wait_when_busy(conn: &mut Connection) -> rusqlite::Result<()> {
     let mut since = Instant::now();
     conn.busy_handler(Some(move |looks| {
         if looks == 0 {
             since = Instant::now();
         }
-        std::thread::sleep(BUSY_LOOK);
-        since.elapsed() < BUSY_MAX
+        std::thread::sleep(WRITE_LOOK);
+        since.elapsed() < WAIT_MAX
     }))
 }
 
@@ -163,7 +159,7 @@ pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
             ErrorKind::Unreachable,
             format!(
                 "registry {file}: another process has held it for {} s",
-                BUSY_MAX.as_secs()
+                WAIT_MAX.as_secs()
             ),
         ),
         Some(ErrorCode::DiskFull) => (

@@ -246,7 +246,7 @@ fn nothing_is_left_behind() {
     run(async {
         let host = Host::new();
         let registry = host.empty("a").await.expect("open");
-        let sessions = host.beside(".sessions");
+        let sessions = host.beside(".run/sessions");
         let one = registry.session(TTL).await.expect("session");
         let two = registry.session(TTL).await.expect("session");
         assert_eq!(count(&sessions), 3, "two and the process's own");
@@ -309,7 +309,7 @@ fn without_inotify_nobody_is_deaf() {
         tokio::task::yield_now().await;
         let revision = commit(&one, put("k", "1")).await;
         // Its process is as good as dead: the lock is gone, and nobody said so.
-        for file in std::fs::read_dir(host.beside(".sessions"))
+        for file in std::fs::read_dir(host.beside(".run/sessions"))
             .expect("sessions")
             .flatten()
         {
