@@ -154,6 +154,10 @@ impl Placement {
         let mut new = Self::frame(map, policy, bits)?;
         new.wanted = wanted(&new.roster, new.stride, new.shards());
         let mut sets = new.wanted.clone();
+        if exceptions.len() > sets.len() {
+            let (many, most) = (exceptions.len(), sets.len());
+            return Err(invalid(format!("{many} exceptions for {most} replicas")));
+        }
         for e in exceptions {
             let member = |disk| {
                 let found = new.roster.position(disk);
@@ -161,8 +165,11 @@ impl Placement {
             };
             let (from, to) = (member(e.wanted)?, member(e.instead)?);
             let at = e.shard as usize * new.stride;
-            let slots = sets.get_mut(at..at + new.stride);
-            let slot = slots.and_then(|set| set.iter_mut().find(|m| **m == from));
+            let part = at..at + new.stride;
+            let is_wanted = |m| new.wanted.get(part.clone()).is_some_and(|w| w.contains(&m));
+            let known = is_wanted(from) && !is_wanted(to);
+            let set = sets.get_mut(part.clone()).filter(|_| known);
+            let slot = set.and_then(|set| set.iter_mut().find(|m| **m == from));
             let slot = slot.ok_or_else(|| {
                 let (shard, disk) = (e.shard, e.wanted);
                 invalid(format!("an exception of shard {shard} from disk {disk}"))

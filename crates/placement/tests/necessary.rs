@@ -34,7 +34,10 @@ fn least(old: &Placement, new: &Placement, map: &ClusterMap) -> u64 {
 
 /// Changes of a small cluster, each checked.
 fn follow(nodes: usize, shape: Shape, seed: u64, changes: u32) {
-    let mut cluster = Cluster::new(nodes, shape, seed);
+    follow_all(Cluster::new(nodes, shape, seed), changes);
+}
+
+fn follow_all(mut cluster: Cluster, changes: u32) {
     let mut old = Placement::fresh(&cluster.map, Policy::Copies(3), 7).expect("valid");
     let (mut moved, mut needed) = (0, 0);
     for _ in 0..changes {
@@ -64,6 +67,17 @@ fn few_uneven_zones_move_what_is_necessary() {
     for seed in 3..6 {
         follow(4 + seed as usize, Shape::Uneven, seed, 10);
     }
+}
+
+/// One of four zones is full from the start, and others become it.
+#[test]
+fn zones_that_become_full_get_only_what_they_lack() {
+    let mut cluster = Cluster::new(12, Shape::Uneven, 5);
+    for (i, node) in (0u32..).zip(&mut cluster.map.nodes) {
+        node.zone = i % 4;
+        node.vnodes = if i % 4 == 0 { 300 } else { 128 };
+    }
+    follow_all(cluster, 8);
 }
 
 #[test]

@@ -171,6 +171,8 @@ pub struct History {
     pub unavoidable: u64,
     pub worst_load: f64,
     pub worst_ratio: f64,
+    /// Replicas that a single change moved beyond 1.05 times the unavoidable.
+    pub worst_excess: f64,
     pub worst_exceptions: f64,
     /// What fresh placements of the same maps would have moved.
     pub moved_fresh: u64,
@@ -189,6 +191,8 @@ impl History {
         self.unavoidable += unavoidable;
         self.worst_load = self.worst_load.max(worst_load(new, 100));
         self.worst_exceptions = self.worst_exceptions.max(exceptions(new));
+        let excess = moved as f64 - 1.05 * unavoidable as f64;
+        self.worst_excess = self.worst_excess.max(excess);
         if unavoidable >= 20 {
             self.worst_ratio = self.worst_ratio.max(moved as f64 / unavoidable as f64);
         }
