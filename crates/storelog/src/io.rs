@@ -40,8 +40,7 @@ pub enum DiskOp {
         offset: u64,
         /// What, without copies.
         data: Vec<Bytes>,
-        /// Complete only when these bytes and everything that completed before this operation was
-        /// submitted, in this area, are on stable storage.
+        /// Complete only when these bytes are on stable storage. Says nothing of earlier writes.
         durable: bool,
     },
     /// Complete when everything in this area that completed before is on stable storage, the file

@@ -1,0 +1,217 @@
+//! A durable record changes the index. Live writes and replay go through the same code.
+
+use crate::format::batch::{Body, Record, ZeroKind};
+use crate::fragment::{Fragment, FreedUnit};
+use crate::index::{Loaded, LoggedBlock};
+use crate::store::Store;
+use crate::write::chunk_masks;
+use bytes::Bytes;
+use sheepdog_types::BLOCK_SIZE;
+use std::collections::BTreeSet;
+
+/// What a change did to the blocks that are in the log only.
+#[derive(Default)]
+struct LoggedDelta {
+    blocks_in: u64,
+    blocks_out: u64,
+    bytes_in: usize,
+    bytes_out: usize,
+}
+
+impl LoggedDelta {
+    fn removed(&mut self, block: Option<LoggedBlock>) {
+        if let Some(block) = block {
+            self.blocks_out += 1;
+            self.bytes_out += block.bytes.map_or(0, |bytes| bytes.len());
+        }
+    }
+}
+
+impl Store {
+    /// Applies a record of batch `seq` whose payload lies at `payload_pos` in the log, and is in
+    /// memory if given.
+    pub(crate) fn apply(
+        &mut self,
+        record: &Record,
+        payload: Option<&[Bytes]>,
+        payload_pos: u64,
+        seq: u64,
+    ) {
+        let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
+        self.held_units.extend(unneeded);
+        let ticket = self.tickets.next();
+        for unit in freed {
+            self.space.recycle(unit, seq, ticket);
+        }
+        self.forget_if_empty(record);
+    }
+
+    /// As [`Store::apply`] at replay: `freed` collects units that no record uses any more.
+    pub(crate) fn replay(
+        &mut self,
+        record: &Record,
+        payload_pos: u64,
+        seq: u64,
+        freed: &mut BTreeSet<u32>,
+    ) {
+        let (left, unneeded) = self.change_index(record, None, payload_pos, seq);
+        let placed = match &record.body {
+            Body::Write { extents, .. } => extents.as_slice(),
+            Body::Zero { units, .. } => units.as_slice(),
+            Body::DeleteVid { .. } => &[],
+        };
+        for placed in placed {
+            self.space.replay(placed.unit, true);
+            freed.remove(&placed.unit);
+        }
+        for unit in left.into_iter().map(|freed| freed.unit).chain(unneeded) {
+            self.space.replay(unit, false);
+            freed.insert(unit);
+        }
+        self.forget_if_empty(record);
+    }
+
+    fn forget_if_empty(&mut self, record: &Record) {
+        if let Body::DeleteVid { forget: true } = record.body
+            && self
+                .index
+                .loaded(record.fragment)
+                .is_some_and(|loaded| loaded.fragment.is_empty())
+        {
+            let page = self.index.remove(record.fragment);
+            if page.count > 0 {
+                self.replaced_pages.push(page);
+            }
+        }
+    }
+
+    fn change_index(
+        &mut self,
+        record: &Record,
+        payload: Option<&[Bytes]>,
+        payload_pos: u64,
+        seq: u64,
+    ) -> (Vec<FreedUnit>, Vec<u32>) {
+        let geometry = self.geometry();
+        let per_chunk = geometry.blocks_per_chunk();
+        let ticket = self.tickets.next();
+        let keep_bytes = self.logged_bytes < self.limits.logged_bytes;
+        let vid = record.vid;
+        let mut delta = LoggedDelta::default();
+        // Units that a reservation named and its chunk does not need: destaging gave it another
+        // home meanwhile. Replay from before that checkpoint will use the one named, so it must
+        // not be used for anything else until a later checkpoint is installed.
+        let mut unneeded = Vec::new();
+        let change = |loaded: &mut Loaded| -> Vec<FreedUnit> {
+            let mut freed = Vec::new();
+            match &record.body {
+                Body::Write {
+                    start,
+                    crcs,
+                    extents,
+                } => {
+                    let mut extents = extents.iter().peekable();
+                    let mut blocks = payload.into_iter().flatten().flat_map(|piece| {
+                        (0..piece.len())
+                            .step_by(BLOCK_SIZE)
+                            .map(move |at| piece.slice(at..at + BLOCK_SIZE))
+                    });
+                    let mut pos = payload_pos;
+                    for (chunk, _) in chunk_masks(*start, crcs.len() as u32, per_chunk) {
+                        let first = u32::from(chunk) * per_chunk;
+                        let from = first.max(*start);
+                        let to = (first + per_chunk).min(*start + crcs.len() as u32);
+                        let crcs = &crcs[(from - start) as usize..(to - start) as usize];
+                        if let Some(placed) = extents.next_if(|placed| placed.chunk == chunk) {
+                            freed.extend(loaded.fragment.set_extent(vid, chunk, placed.unit, crcs));
+                            for block in from..to {
+                                delta.removed(loaded.logged.remove(&(vid, block)));
+                            }
+                        } else {
+                            for (block, crc) in (from..to).zip(crcs) {
+                                loaded.fragment.set_inline(vid, block, *crc);
+                                let bytes = blocks.next().filter(|_| keep_bytes);
+                                delta.blocks_in += 1;
+                                delta.bytes_in += bytes.as_ref().map_or(0, Bytes::len);
+                                let logged = LoggedBlock {
+                                    bytes,
+                                    pos,
+                                    seq,
+                                    ticket,
+                                };
+                                delta.removed(loaded.logged.insert((vid, block), logged));
+                                pos += BLOCK_SIZE as u64;
+                            }
+                        }
+                        loaded.fragment.touch(chunk, record.version);
+                    }
+                }
+                Body::Zero {
+                    start,
+                    count,
+                    kind,
+                    units,
+                } => {
+                    let mut units = units.iter().peekable();
+                    for (chunk, mask) in chunk_masks(*start, *count, per_chunk) {
+                        match kind {
+                            ZeroKind::Reserve => {
+                                let Some(given) = units.next_if(|placed| placed.chunk == chunk)
+                                else {
+                                    continue;
+                                };
+                                let own = loaded.fragment.chunk(vid, chunk).and_then(|c| c.unit);
+                                let unit = own.unwrap_or(given.unit);
+                                if unit != given.unit {
+                                    unneeded.push(given.unit);
+                                }
+                                loaded.fragment.reserve(vid, chunk, mask, unit);
+                            }
+                            ZeroKind::Remove => {
+                                freed.extend(loaded.fragment.clear(vid, chunk, mask, false));
+                            }
+                            ZeroKind::Marker => {
+                                freed.extend(loaded.fragment.clear(vid, chunk, mask, true));
+                            }
+                        }
+                        loaded.fragment.touch(chunk, record.version);
+                    }
+                    for block in *start..start + count {
+                        delta.removed(loaded.logged.remove(&(vid, block)));
+                    }
+                    loaded.stale_ticket = ticket;
+                }
+                Body::DeleteVid { .. } => {
+                    let chunks: Vec<u8> = loaded
+                        .fragment
+                        .chunks()
+                        .filter(|(owner, ..)| *owner == vid)
+                        .map(|(_, chunk, _)| chunk)
+                        .collect();
+                    freed.extend(loaded.fragment.delete_vid(vid));
+                    for chunk in chunks {
+                        loaded.fragment.touch(chunk, record.version);
+                    }
+                    let gone: Vec<_> = loaded
+                        .logged
+                        .range((vid, 0)..=(vid, u32::MAX))
+                        .map(|(key, _)| *key)
+                        .collect();
+                    for key in gone {
+                        delta.removed(loaded.logged.remove(&key));
+                    }
+                }
+            }
+            freed
+        };
+        let freed = self.index.update(
+            record.fragment,
+            || Fragment::new(geometry),
+            Some(record.version),
+            change,
+        );
+        self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
+        self.logged_bytes = self.logged_bytes + delta.bytes_in - delta.bytes_out;
+        (freed, unneeded)
+    }
+}

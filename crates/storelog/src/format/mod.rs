@@ -1,0 +1,8 @@
+//! Structures on disk, all little-endian, each with a magic, a version and a checksum.
+//! `docs/on-disk-format.md` draws them.
+
+pub mod batch;
+pub mod codec;
+pub mod fragment_page;
+pub mod index;
+pub mod superblock;

@@ -1,0 +1,149 @@
+//! Block 0 of the data area: who this store is. Blocks 1 and 2: two checkpoint slots written in
+//! turn, so that a torn one never hides the other.
+
+use super::codec::{Malformed, Reader, Writer, frame, unframe};
+use sheepdog_types::{BLOCK_SIZE, DiskId, Geometry};
+
+/// Units kept free at the start of the data area for these blocks.
+pub const RESERVED_UNITS: u32 = 1;
+/// Byte offsets of the two checkpoint slots.
+pub const SLOT_OFFSETS: [u64; 2] = [BLOCK_SIZE as u64, 2 * BLOCK_SIZE as u64];
+
+const SUPER_MAGIC: u32 = 0x5344_5342; // "BSDS"
+const SLOT_MAGIC: u32 = 0x5344_5343; // "CSDS"
+/// Version log of the store's format. 1: first.
+pub const STORE_VERSION: u16 = 1;
+
+/// Written once, when the disk is prepared.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Superblock {
+    /// This disk, for ever.
+    pub disk: DiskId,
+    /// The cluster it belongs to.
+    pub cluster: [u8; 16],
+    /// Chosen at random; a batch of another log is never taken for one of this.
+    pub log_id: u64,
+    /// Bytes of the log area.
+    pub log_bytes: u64,
+    /// What log writes are aligned to: a power of two from 512 to 4096, not below the device's
+    /// physical block, so that a torn write never touches an acknowledged batch.
+    pub log_unit: u32,
+    /// How fragments divide.
+    pub geometry: Geometry,
+    /// Durable log writes by one write with FUA semantics rather than by write and flush.
+    pub log_fua: bool,
+    /// Features a program must know to open the store; none so far.
+    pub features: u64,
+}
+
+impl Superblock {
+    /// One block.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.raw(&self.disk.0);
+        w.raw(&self.cluster);
+        w.u64(self.log_id);
+        w.u64(self.log_bytes);
+        w.u32(self.log_unit);
+        w.u16(self.geometry.blocks_per_chunk() as u16);
+        w.u16(self.geometry.chunks_per_fragment() as u16);
+        w.u8(u8::from(self.log_fua));
+        w.u64(self.features);
+        frame(SUPER_MAGIC, STORE_VERSION, &w.bytes)
+    }
+
+    /// # Errors
+    /// Not a superblock, rotten, or newer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        const WHAT: &str = "superblock";
+        let mut r = Reader::new(WHAT, unframe(WHAT, SUPER_MAGIC, STORE_VERSION, bytes)?);
+        let disk = DiskId(r.bytes16()?);
+        let cluster = r.bytes16()?;
+        let log_id = r.u64()?;
+        let log_bytes = r.u64()?;
+        let log_unit = r.u32()?;
+        let geometry = Geometry::new(r.u16()?, r.u16()?).ok_or(r.bad("impossible geometry"))?;
+        let log_fua = r.u8()? != 0;
+        let features = r.u64()?;
+        if features != 0 {
+            return Err(Malformed::newer(WHAT));
+        }
+        if !log_unit.is_power_of_two() || !(512..=BLOCK_SIZE as u32).contains(&log_unit) {
+            return Err(r.bad("impossible log unit"));
+        }
+        if !log_bytes.is_multiple_of(BLOCK_SIZE as u64) || log_bytes < 64 * BLOCK_SIZE as u64 {
+            return Err(r.bad("impossible log size"));
+        }
+        Ok(Self {
+            disk,
+            cluster,
+            log_id,
+            log_bytes,
+            log_unit,
+            geometry,
+            log_fua,
+            features,
+        })
+    }
+}
+
+/// Where replay starts: everything before is home and in the index.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LogPosition {
+    /// Monotonic byte position; modulo the log's size it is the offset.
+    pub pos: u64,
+    /// Sequence number of the batch that is or will be there.
+    pub seq: u64,
+    /// Header checksum of the batch before it.
+    pub prev_crc: u32,
+}
+
+/// A finished checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CheckpointSlot {
+    /// Counts checkpoints; the higher valid slot is the current one.
+    pub serial: u64,
+    /// First page of the root and its bytes; 0 bytes for an empty store.
+    pub root_page: u64,
+    /// See `root_page`.
+    pub root_bytes: u64,
+    /// Where replay starts.
+    pub replay: LogPosition,
+}
+
+impl CheckpointSlot {
+    /// One block.
+    #[must_use]
+    pub fn encode(&self, log_id: u64) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u64(log_id);
+        w.u64(self.serial);
+        w.u64(self.root_page);
+        w.u64(self.root_bytes);
+        w.u64(self.replay.pos);
+        w.u64(self.replay.seq);
+        w.u32(self.replay.prev_crc);
+        frame(SLOT_MAGIC, STORE_VERSION, &w.bytes)
+    }
+
+    /// # Errors
+    /// Torn, rotten, newer, or of another store.
+    pub fn decode(log_id: u64, bytes: &[u8]) -> Result<Self, Malformed> {
+        const WHAT: &str = "checkpoint slot";
+        let mut r = Reader::new(WHAT, unframe(WHAT, SLOT_MAGIC, STORE_VERSION, bytes)?);
+        if r.u64()? != log_id {
+            return Err(r.bad("it belongs to another store"));
+        }
+        Ok(Self {
+            serial: r.u64()?,
+            root_page: r.u64()?,
+            root_bytes: r.u64()?,
+            replay: LogPosition {
+                pos: r.u64()?,
+                seq: r.u64()?,
+                prev_crc: r.u32()?,
+            },
+        })
+    }
+}

@@ -1,0 +1,336 @@
+//! The fragments of a store in memory: a small entry for each, the whole bookkeeping for those in
+//! use, and which slots and pages of the index on disk they belong to.
+
+use crate::format::index::{Owners, PageRun, SLOTS_PER_PAGE, Slot};
+use crate::fragment::{Fragment, FreedUnit};
+use bytes::Bytes;
+use sheepdog_types::{FragmentId, Version, Vid};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// A block whose newest bytes are in the log only.
+#[derive(Clone, Debug)]
+pub struct LoggedBlock {
+    /// Its bytes, while memory allows.
+    pub bytes: Option<Bytes>,
+    /// Where they are in the log (monotonic position).
+    pub pos: u64,
+    /// Batch that brought them.
+    pub seq: u64,
+    /// Disk operations begun before this ticket may still read the block's home.
+    pub ticket: u64,
+}
+
+/// A fragment in memory.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its bookkeeping.
+    pub fragment: Fragment,
+    /// Blocks that are not home yet.
+    pub logged: BTreeMap<(Vid, u32), LoggedBlock>,
+    /// Disk operations begun before this ticket may still read blocks that are stale now.
+    pub stale_ticket: u64,
+    /// Used since the cache's hand last passed.
+    touched: bool,
+    /// What the cache was charged for it.
+    charged: usize,
+}
+
+/// What the store knows of a fragment at all times.
+#[derive(Debug)]
+pub struct Entry {
+    /// Version of its newest durable write.
+    pub head: Version,
+    /// Its place in the entry pages.
+    pub slot: u32,
+    /// Its page on disk; 0 blocks before the first checkpoint.
+    pub page: PageRun,
+    /// Who holds what.
+    pub owners: Owners,
+    /// The rest.
+    pub loaded: Option<Box<Loaded>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Index {
+    entries: BTreeMap<FragmentId, Entry>,
+    slots: Vec<Option<FragmentId>>,
+    free_slots: BTreeSet<u32>,
+    dirty_entry_pages: BTreeSet<u32>,
+    /// Loaded fragments that differ from their page.
+    dirty: BTreeSet<FragmentId>,
+    /// Fragments whose page is on its way to the disk: until it is there they stay in memory.
+    writing: BTreeSet<FragmentId>,
+    clock: VecDeque<FragmentId>,
+    cached_bytes: usize,
+    stored_blocks: u64,
+}
+
+impl Index {
+    /// A fragment that was ever written.
+    #[must_use]
+    pub fn get(&self, id: FragmentId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// Fragments of a range of ids.
+    pub fn range(
+        &self,
+        ids: std::ops::RangeInclusive<FragmentId>,
+    ) -> impl Iterator<Item = (FragmentId, &Entry)> {
+        self.entries.range(ids).map(|(id, entry)| (*id, entry))
+    }
+
+    /// How many fragments there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Blocks that hold space, or will once they are home.
+    #[must_use]
+    pub const fn stored_blocks(&self) -> u64 {
+        self.stored_blocks
+    }
+
+    /// Fragments that differ from their page.
+    #[must_use]
+    pub const fn dirty(&self) -> &BTreeSet<FragmentId> {
+        &self.dirty
+    }
+
+    /// Memory of loaded fragments.
+    #[must_use]
+    pub const fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
+    /// Whether the whole bookkeeping of a fragment can be had without I/O (it is loaded, or new).
+    #[must_use]
+    pub fn is_ready(&self, id: FragmentId) -> bool {
+        self.entries
+            .get(&id)
+            .is_none_or(|entry| entry.loaded.is_some())
+    }
+
+    /// The bookkeeping of a loaded fragment, for reading.
+    pub fn loaded(&mut self, id: FragmentId) -> Option<&mut Loaded> {
+        let loaded = self.entries.get_mut(&id)?.loaded.as_deref_mut()?;
+        loaded.touched = true;
+        Some(loaded)
+    }
+
+    /// While opening: a fragment as its slot tells.
+    pub fn adopt(&mut self, slot: u32, found: Slot) {
+        self.stored_blocks += found.owners.stored_blocks();
+        if self.slots.len() <= slot as usize {
+            self.slots.resize(slot as usize + 1, None);
+        }
+        self.slots[slot as usize] = Some(found.id);
+        self.entries.insert(
+            found.id,
+            Entry {
+                head: found.head,
+                slot,
+                page: found.page,
+                owners: found.owners,
+                loaded: None,
+            },
+        );
+    }
+
+    /// While opening: slots not adopted are free.
+    pub fn finish_adopting(&mut self) {
+        self.free_slots = (0..self.slots.len() as u32)
+            .filter(|slot| self.slots[*slot as usize].is_none())
+            .collect();
+    }
+
+    /// Its page was read.
+    pub fn load(&mut self, id: FragmentId, fragment: Fragment) {
+        let Some(entry) = self.entries.get_mut(&id) else {
+            return;
+        };
+        assert!(entry.loaded.is_none(), "fragment {id} was loaded twice");
+        let charged = fragment.memory_bytes();
+        self.cached_bytes += charged;
+        entry.loaded = Some(Box::new(Loaded {
+            fragment,
+            logged: BTreeMap::new(),
+            stale_ticket: 0,
+            touched: true,
+            charged,
+        }));
+        self.clock.push_back(id);
+    }
+
+    /// Drops clean bookkeeping until the rest fits `budget`; `pinned` ones stay.
+    pub fn shrink(&mut self, budget: usize, pinned: impl Fn(FragmentId) -> bool) {
+        // A few steps of the hand each time: with everything dirty nothing can be dropped before
+        // the next checkpoint, and looking at all of it would cost more than it gives.
+        for _ in 0..self.clock.len().min(64) {
+            if self.cached_bytes <= budget {
+                break;
+            }
+            let Some(id) = self.clock.pop_front() else {
+                break;
+            };
+            let Some(entry) = self.entries.get_mut(&id) else {
+                continue;
+            };
+            let Some(loaded) = entry.loaded.as_deref_mut() else {
+                continue;
+            };
+            let pinned = self.dirty.contains(&id) || self.writing.contains(&id) || pinned(id);
+            if loaded.touched || pinned {
+                loaded.touched = false;
+                self.clock.push_back(id);
+            } else {
+                self.cached_bytes -= loaded.charged;
+                entry.loaded = None;
+            }
+        }
+    }
+
+    /// Changes a loaded or new fragment by a durable record; counters, owners and dirtiness
+    /// follow. Gives the units it left.
+    pub fn update(
+        &mut self,
+        id: FragmentId,
+        new: impl FnOnce() -> Fragment,
+        head: Option<Version>,
+        change: impl FnOnce(&mut Loaded) -> Vec<FreedUnit>,
+    ) -> Vec<FreedUnit> {
+        if !self.entries.contains_key(&id) {
+            let slot = self.free_slots.pop_first().unwrap_or_else(|| {
+                self.slots.push(None);
+                self.slots.len() as u32 - 1
+            });
+            self.slots[slot as usize] = Some(id);
+            self.entries.insert(
+                id,
+                Entry {
+                    head: Version::ZERO,
+                    slot,
+                    page: PageRun::default(),
+                    owners: Owners::Few(Vec::new()),
+                    loaded: None,
+                },
+            );
+            self.load(id, new());
+        }
+        let entry = self.entries.get_mut(&id).expect("made above");
+        if let Some(head) = head {
+            entry.head = entry.head.max(head);
+        }
+        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        self.dirty.insert(id);
+        let loaded = entry
+            .loaded
+            .as_deref_mut()
+            .expect("a fragment is loaded before it changes");
+        loaded.touched = true;
+        let left = change(loaded);
+        let charged = loaded.fragment.memory_bytes() + loaded.logged.len() * 96;
+        self.cached_bytes = self.cached_bytes + charged - loaded.charged;
+        loaded.charged = charged;
+        self.stored_blocks -= entry.owners.stored_blocks();
+        entry.owners = Owners::of(loaded.fragment.owners());
+        self.stored_blocks += entry.owners.stored_blocks();
+        left
+    }
+
+    /// Forgets a fragment that holds nothing. Gives its page.
+    pub fn remove(&mut self, id: FragmentId) -> PageRun {
+        let Some(entry) = self.entries.remove(&id) else {
+            return PageRun::default();
+        };
+        if let Some(loaded) = entry.loaded {
+            self.cached_bytes -= loaded.charged;
+            assert!(
+                loaded.logged.is_empty(),
+                "a fragment with bytes in the log was forgotten"
+            );
+        }
+        self.stored_blocks -= entry.owners.stored_blocks();
+        self.slots[entry.slot as usize] = None;
+        self.free_slots.insert(entry.slot);
+        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        self.dirty.remove(&id);
+        entry.page
+    }
+
+    /// A page with the fragment's present state is being written; bytes that came to the log
+    /// since keep it dirty.
+    pub fn mark_clean(&mut self, id: FragmentId) {
+        let logged = self
+            .entries
+            .get(&id)
+            .and_then(|entry| entry.loaded.as_deref())
+            .is_some_and(|loaded| !loaded.logged.is_empty());
+        if !logged {
+            self.dirty.remove(&id);
+        }
+        self.writing.insert(id);
+    }
+
+    /// Its page must be written again.
+    pub fn mark_dirty(&mut self, id: FragmentId) {
+        self.writing.remove(&id);
+        if let Some(entry) = self.entries.get(&id) {
+            self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Its page was written to `page`. Gives the page it replaces; `None` if the fragment is gone.
+    pub fn set_page(&mut self, id: FragmentId, page: PageRun) -> Option<PageRun> {
+        self.writing.remove(&id);
+        let entry = self.entries.get_mut(&id)?;
+        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        Some(std::mem::replace(&mut entry.page, page))
+    }
+
+    /// Entry pages there are.
+    #[must_use]
+    pub fn entry_pages(&self) -> usize {
+        self.slots.len().div_ceil(SLOTS_PER_PAGE as usize)
+    }
+
+    /// Entry pages that differ from those on disk, now on their way there.
+    pub fn take_dirty_entry_pages(&mut self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.dirty_entry_pages)
+    }
+
+    /// They did not get there.
+    pub fn mark_entry_pages_dirty(&mut self, pages: impl IntoIterator<Item = u32>) {
+        self.dirty_entry_pages.extend(pages);
+    }
+
+    /// Whether any entry page differs from the disk.
+    #[must_use]
+    pub fn has_dirty_entry_pages(&self) -> bool {
+        !self.dirty_entry_pages.is_empty()
+    }
+
+    /// The slots of an entry page, as the disk is to have them.
+    #[must_use]
+    pub fn slots_of_page(&self, page: u32) -> Vec<Option<Slot>> {
+        let first = (page * SLOTS_PER_PAGE) as usize;
+        let last = (first + SLOTS_PER_PAGE as usize).min(self.slots.len());
+        self.slots[first..last]
+            .iter()
+            .map(|id| {
+                let id = (*id)?;
+                let entry = self.entries.get(&id)?;
+                // Without a page everything about it is in the log that will be replayed.
+                (entry.page.count > 0).then(|| Slot {
+                    id,
+                    head: entry.head,
+                    page: entry.page,
+                    owners: entry.owners.clone(),
+                })
+            })
+            .collect()
+    }
+}

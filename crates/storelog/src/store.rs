@@ -1,0 +1,521 @@
+//! The running store: one owner of all state, one entry for every event.
+//!
+//! The index holds what is *durable*: a record changes it when its batch is on stable storage and
+//! not before, so reads and checkpoints never see anything that a crash could take back.
+
+use crate::checkpoint::{Checkpoint, CheckpointOp};
+use crate::command::{Answer, Command, CommandId, Effect, Input};
+use crate::format::batch::Record;
+use crate::format::index::PageRun;
+use crate::format::superblock::{LogPosition, Superblock};
+use crate::fragment::OwnerSummary;
+use crate::index::Index;
+use crate::io::{Completion, DiskError, DiskOp, OpId};
+use crate::read::PendingRead;
+use crate::space::Space;
+use crate::tickets::Tickets;
+use crate::write::{InFlightBatch, PendingWrite};
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
+use std::collections::{BTreeMap, VecDeque};
+
+/// What the store may use. All in bytes unless said otherwise.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Memory for the bookkeeping of fragments in use.
+    pub cache_bytes: usize,
+    /// Memory for bytes that are in the log and not home yet; beyond it they are read back from
+    /// the log.
+    pub logged_bytes: usize,
+    /// Units of the data area there may be.
+    pub units_max: u32,
+    /// Freed units kept for fresh extents while the store is busy.
+    pub recycled_units: usize,
+    /// Writes that cover whole chunks of at least that many blocks go to fresh extents.
+    pub extent_blocks_min: u32,
+}
+
+impl Limits {
+    /// For a disk in production: 64 MiB each of bookkeeping and logged bytes, 256 TiB of address
+    /// space, 64 MiB of recycled units.
+    pub const STANDARD: Self = Self {
+        cache_bytes: 64 << 20,
+        logged_bytes: 64 << 20,
+        units_max: u32::MAX - 1,
+        recycled_units: 1024,
+        extent_blocks_min: 16,
+    };
+}
+
+/// Counters since the store was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Durable batches.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Checkpoints installed.
+    pub checkpoints: u64,
+    /// Blocks brought home.
+    pub destaged_blocks: u64,
+    /// Blocks whose checksum was wrong when they were read.
+    pub checksum_errors: u64,
+}
+
+/// Space of a store, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Held by data and index.
+    pub used: u64,
+    /// What may still be written.
+    pub free: u64,
+}
+
+/// Commands of one fragment that are on their way.
+#[derive(Default)]
+pub(crate) struct Active {
+    /// Its page is being read.
+    pub loading: bool,
+    /// Admitted writes that are not queued for the log yet, in order.
+    pub writes: VecDeque<u64>,
+    /// Admitted writes that are not applied yet.
+    pub unapplied: u32,
+    /// Commands that wait for the page, or behind one that must be alone.
+    pub waiting: VecDeque<(CommandId, Command)>,
+    /// A write that must be alone is on its way.
+    pub exclusive: bool,
+}
+
+/// Why a disk operation was begun.
+pub(crate) enum Purpose {
+    /// Part of a write's fresh extents or reservations.
+    Extent(u64),
+    /// Part of the batch in flight.
+    Batch,
+    /// A piece of a read.
+    Read { read: u64, piece: usize },
+    /// A fragment's page.
+    Page(FragmentId),
+    /// See the checkpoint.
+    Checkpoint(CheckpointOp),
+}
+
+/// The log's ends.
+pub(crate) struct Log {
+    /// Where the next batch goes.
+    pub next: LogPosition,
+    /// Where replay would start; space before it is free.
+    pub head: LogPosition,
+    /// The head after a checkpoint, once reads of the log begun before that ticket have ended.
+    pub next_head: Option<(LogPosition, u64)>,
+    /// The last batch known to be on stable storage.
+    pub durable: u64,
+    /// Writes in the order of the log.
+    pub queue: VecDeque<u64>,
+    /// The batch on its way.
+    pub in_flight: Option<InFlightBatch>,
+}
+
+/// See the module.
+pub struct Store {
+    pub(crate) superblock: Superblock,
+    pub(crate) limits: Limits,
+    pub(crate) index: Index,
+    pub(crate) space: Space,
+    pub(crate) log: Log,
+    pub(crate) active: BTreeMap<FragmentId, Active>,
+    pub(crate) writes: BTreeMap<u64, PendingWrite>,
+    pub(crate) reads: BTreeMap<u64, PendingRead>,
+    pub(crate) ops: BTreeMap<OpId, Purpose>,
+    pub(crate) tickets: Tickets,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// Requests for a checkpoint that the running one came too late for.
+    pub(crate) checkpoint_wanted: Vec<CommandId>,
+    pub(crate) serial: u64,
+    /// Pages on disk of the installed index, by number.
+    pub(crate) entry_pages: Vec<u64>,
+    pub(crate) space_pages: Vec<u64>,
+    pub(crate) root: PageRun,
+    /// Pages that no index in memory uses but the one on disk may.
+    pub(crate) replaced_pages: Vec<PageRun>,
+    /// Units that nothing uses but replay from the installed checkpoint might.
+    pub(crate) held_units: Vec<u32>,
+    pub(crate) logged_blocks: u64,
+    pub(crate) logged_bytes: usize,
+    pub(crate) pending_bytes: u64,
+    pub(crate) host_free: u64,
+    pub(crate) backed_at_report: u64,
+    pub(crate) now: u64,
+    pub(crate) last_write: u64,
+    pub(crate) dirty_since: Option<u64>,
+    pub(crate) retry_checkpoint_at: u64,
+    pub(crate) stats: Stats,
+    pub(crate) failed: Option<String>,
+    pub(crate) next_op: u64,
+    pub(crate) next_write: u64,
+    pub(crate) next_read: u64,
+}
+
+impl Store {
+    /// Feeds one event. Call [`Store::pump`] after all events at hand, so that writes that came
+    /// together share a batch.
+    pub fn handle(&mut self, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Command(id, command) => self.submit(id, command, out),
+            Input::Completed(completion) => self.completed(completion, out),
+            Input::Tick(now) => {
+                self.now = self.now.max(now);
+                self.tick(out);
+            }
+            Input::HostFree(bytes) => {
+                self.host_free = bytes;
+                self.backed_at_report = self.backed_bytes();
+            }
+        }
+    }
+
+    /// Starts what can be started: the next batch, a checkpoint that is due.
+    pub fn pump(&mut self, out: &mut Vec<Effect>) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.release_log();
+        self.start_batch(out);
+        self.start_checkpoint_if_due(out);
+        self.advance_checkpoint(out);
+    }
+
+    // ---- what can be asked at any time ---------------------------------------------------------
+
+    /// Who this store is.
+    #[must_use]
+    pub const fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// Counters.
+    #[must_use]
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Why the disk was given up, if it was.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Whether nothing is on its way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.ops.is_empty() && self.active.is_empty() && self.log.queue.is_empty()
+    }
+
+    /// Space held and left.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let pages = self.space.index_pages();
+        let recycled = self.space.recycled_units() as u64
+            * u64::from(self.superblock.geometry.blocks_per_chunk());
+        Usage {
+            used: (self.index.stored_blocks() + pages + recycled) * BLOCK_SIZE as u64,
+            free: self.free_bytes().saturating_sub(self.reserve_bytes()),
+        }
+    }
+
+    /// Fragments of a lineage, ascending.
+    pub fn fragments(&self, lineage: LineageId) -> impl Iterator<Item = FragmentId> {
+        self.index
+            .range(FragmentId::range_of(lineage))
+            .map(|(id, _)| id)
+    }
+
+    /// Lineages there are, ascending.
+    #[must_use]
+    pub fn lineages(&self) -> Vec<LineageId> {
+        let mut found = Vec::new();
+        let mut next = Some(LineageId(0));
+        while let Some(from) = next {
+            let first = FragmentId {
+                lineage: from,
+                number: 0,
+            };
+            let last = FragmentId {
+                lineage: LineageId(u64::MAX),
+                number: u64::MAX,
+            };
+            let Some((id, _)) = self.index.range(first..=last).next() else {
+                break;
+            };
+            found.push(id.lineage);
+            next = id.lineage.0.checked_add(1).map(LineageId);
+        }
+        found
+    }
+
+    /// What a vid holds, by fragment; `Err` names a fragment whose page must be read first (ask
+    /// for its map, then again).
+    ///
+    /// # Errors
+    /// The fragment to read.
+    pub fn owner_summaries(
+        &self,
+        lineage: LineageId,
+        vid: Vid,
+    ) -> std::result::Result<Vec<(FragmentId, OwnerSummary)>, FragmentId> {
+        let mut found = Vec::new();
+        for (id, entry) in self.index.range(FragmentId::range_of(lineage)) {
+            match (&entry.owners, entry.loaded.as_deref()) {
+                (crate::format::index::Owners::Few(owners), _) => {
+                    found.extend(owners.iter().filter(|o| o.vid == vid).map(|o| (id, *o)));
+                }
+                (_, Some(loaded)) => {
+                    found.extend(
+                        loaded
+                            .fragment
+                            .owners()
+                            .filter(|o| o.vid == vid)
+                            .map(|o| (id, o)),
+                    );
+                }
+                _ => return Err(id),
+            }
+        }
+        Ok(found)
+    }
+
+    // ---- shared by the parts -------------------------------------------------------------------
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.superblock.geometry
+    }
+
+    pub(crate) fn disk(&mut self, purpose: Purpose, op: DiskOp, out: &mut Vec<Effect>) {
+        let id = OpId(self.next_op);
+        self.next_op += 1;
+        self.ops.insert(id, purpose);
+        out.push(Effect::Disk(id, op));
+    }
+
+    pub(crate) fn unit_offset(&self, unit: u32) -> u64 {
+        u64::from(unit) * self.geometry().chunk_bytes()
+    }
+
+    /// Bytes that the host holds for us now, as far as known.
+    fn backed_bytes(&self) -> u64 {
+        let per_unit = u64::from(self.superblock.geometry.blocks_per_chunk());
+        let blocks = self
+            .index
+            .stored_blocks()
+            .saturating_sub(self.logged_blocks)
+            + self.space.recycled_units() as u64 * per_unit
+            + self.space.index_pages();
+        blocks * BLOCK_SIZE as u64
+    }
+
+    /// What the host had free when it last told, less what was promised since.
+    pub(crate) fn free_bytes(&self) -> u64 {
+        let pages = self.space.index_pages();
+        let recycled = self.space.recycled_units() as u64
+            * u64::from(self.superblock.geometry.blocks_per_chunk());
+        let promised = (self.index.stored_blocks() + pages + recycled) * BLOCK_SIZE as u64
+            + self.pending_bytes;
+        (self.host_free + self.backed_at_report).saturating_sub(promised)
+    }
+
+    /// Kept free of client data, so that checkpoints, discards and deletes always work: the
+    /// index of what is cached twice over (old and new pages), and some for the host's own use.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        let total = self.host_free + self.backed_at_report;
+        (16 << 20).max(total / 64).min(1 << 30).min(total / 8)
+    }
+
+    fn completed(&mut self, completion: Completion, out: &mut Vec<Effect>) {
+        // Operations of a store that failed meanwhile have no purpose any more.
+        let Some(purpose) = self.ops.remove(&completion.op) else {
+            return;
+        };
+        match purpose {
+            Purpose::Extent(write) => self.extent_done(write, completion.result, out),
+            Purpose::Batch => self.batch_done(completion.result, out),
+            Purpose::Read { read, piece } => self.piece_read(read, piece, completion.result, out),
+            Purpose::Page(fragment) => self.page_read(fragment, completion.result, out),
+            Purpose::Checkpoint(op) => self.checkpoint_done(op, completion.result, out),
+        }
+    }
+
+    fn submit(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
+        if let Some(why) = &self.failed {
+            let error = Error::new(ErrorKind::Io, format!("the disk was given up: {why}"));
+            out.push(Effect::Reply(id, Err(error)));
+            return;
+        }
+        let Some(fragment) = command.fragment() else {
+            self.checkpoint_wanted.push(id);
+            return;
+        };
+        let ready = self.index.is_ready(fragment);
+        let queued = self.active.get(&fragment).is_some_and(|active| {
+            active.exclusive
+                || !active.waiting.is_empty()
+                || (needs_to_be_alone(&command) && active.unapplied > 0)
+        });
+        if ready && !queued {
+            self.run(id, command, out);
+        } else {
+            self.active
+                .entry(fragment)
+                .or_default()
+                .waiting
+                .push_back((id, command));
+            if !ready {
+                self.load_page(fragment, out);
+            }
+        }
+    }
+
+    fn run(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
+        match command {
+            Command::Write {
+                fragment,
+                vid,
+                version,
+                start,
+                data,
+            } => {
+                self.run_write(id, fragment, vid, version, start, data, out);
+            }
+            Command::Zero {
+                fragment,
+                vid,
+                version,
+                start,
+                count,
+                kind,
+            } => {
+                self.run_zero(id, fragment, vid, version, (start, count), kind, out);
+            }
+            Command::DeleteVid {
+                fragment,
+                vid,
+                version,
+                forget,
+            } => {
+                self.run_delete(id, fragment, vid, version, forget, out);
+            }
+            Command::Read {
+                fragment,
+                path,
+                start,
+                count,
+            } => {
+                self.run_read(id, fragment, &path, start, count, out);
+            }
+            Command::Map {
+                fragment,
+                path,
+                start,
+                count,
+            } => {
+                let answer = self.run_map(fragment, &path, start, count);
+                out.push(Effect::Reply(id, answer));
+            }
+            Command::Checkpoint => self.checkpoint_wanted.push(id),
+        }
+    }
+
+    /// Runs commands of a fragment that waited, as far as they may.
+    pub(crate) fn drain_waiting(&mut self, fragment: FragmentId, out: &mut Vec<Effect>) {
+        loop {
+            let ready = self.index.is_ready(fragment);
+            let Some(active) = self.active.get_mut(&fragment) else {
+                return;
+            };
+            let Some((_, command)) = active.waiting.front() else {
+                break;
+            };
+            let alone = needs_to_be_alone(command);
+            if !ready || active.exclusive || (alone && active.unapplied > 0) {
+                return;
+            }
+            let Some((id, command)) = active.waiting.pop_front() else {
+                break;
+            };
+            self.run(id, command, out);
+        }
+        self.drop_idle(fragment);
+    }
+
+    pub(crate) fn drop_idle(&mut self, fragment: FragmentId) {
+        if let Some(active) = self.active.get(&fragment)
+            && !active.loading
+            && active.unapplied == 0
+            && active.waiting.is_empty()
+        {
+            self.active.remove(&fragment);
+        }
+    }
+
+    /// A fault that the disk cannot go on with: everything open is answered with an error, nothing
+    /// more is begun. What was acknowledged is on the disk for the next start.
+    pub(crate) fn fail(&mut self, why: &str, out: &mut Vec<Effect>) {
+        if self.failed.is_some() {
+            return;
+        }
+        let error = || Error::new(ErrorKind::Io, format!("the disk was given up: {why}"));
+        let mut ids: Vec<CommandId> = Vec::new();
+        ids.extend(self.writes.values().map(|w| w.command));
+        ids.extend(self.reads.values().map(|r| r.command));
+        ids.extend(
+            self.active
+                .values()
+                .flat_map(|a| a.waiting.iter().map(|(id, _)| *id)),
+        );
+        ids.append(&mut self.checkpoint_wanted);
+        if let Some(checkpoint) = self.checkpoint.take() {
+            ids.extend(checkpoint.waiters);
+        }
+        out.extend(ids.into_iter().map(|id| Effect::Reply(id, Err(error()))));
+        self.writes.clear();
+        self.reads.clear();
+        self.active.clear();
+        self.ops.clear();
+        self.log.queue.clear();
+        self.log.in_flight = None;
+        self.failed = Some(why.to_owned());
+    }
+
+    /// A rule of this program was broken: stop before more happens.
+    pub(crate) fn broken(&mut self, rule: &str, out: &mut Vec<Effect>) {
+        self.fail(&format!("broken invariant: {rule}"), out);
+    }
+
+    pub(crate) fn fail_op(&mut self, what: &str, error: &DiskError, out: &mut Vec<Effect>) {
+        self.fail(&format!("{what}: {}", error.text), out);
+    }
+
+    pub(crate) fn record_prev(&self, record: &Record) -> sheepdog_types::Version {
+        self.index
+            .get(record.fragment)
+            .map_or(sheepdog_types::Version::ZERO, |entry| entry.head)
+    }
+}
+
+/// Reservations look at the chunk's present home, so no other write of the fragment may be on its
+/// way.
+const fn needs_to_be_alone(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Zero {
+            kind: crate::command::ZeroKind::Reserve,
+            ..
+        }
+    )
+}
+
+/// The answer to a request outside the fragment.
+pub(crate) fn out_of_range() -> Result<Answer> {
+    Err(Error::new(
+        ErrorKind::Invalid,
+        "blocks outside the fragment",
+    ))
+}

@@ -1,0 +1,616 @@
+//! The path of a write: admit, write fresh extents, queue in the fragment's order, batch, one
+//! durability point, apply, acknowledge.
+//!
+//! Crash order: an extent's bytes are on the device before the batch that names it is submitted,
+//! and the data area is flushed together with the log before the batch counts as durable. A batch
+//! that was cut short by a crash is recognised by its checksums and was never acknowledged.
+
+use crate::checksum::block_crc;
+use crate::command::{Answer, CommandId, Effect, ZeroKind};
+use crate::format::batch::{
+    self, BATCH_BYTES_MAX, BatchHeader, Body, HEADER_BYTES, Placed, RECORDS_BYTES_MAX, Record,
+};
+use crate::fragment::FreedUnit;
+use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
+use crate::space::UnitRun;
+use crate::store::{Purpose, Store, out_of_range};
+use bytes::Bytes;
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, Version, Vid};
+
+/// An admitted write until its batch is durable.
+pub(crate) struct PendingWrite {
+    pub command: CommandId,
+    pub record: Record,
+    /// Bytes of the blocks that travel in the batch, in order.
+    payload: Vec<Bytes>,
+    /// Counted in the store's pending bytes.
+    need: u64,
+    ops_left: u32,
+    /// The data area must be flushed with the batch.
+    flush_data: bool,
+    /// Units claimed for it.
+    units: Vec<UnitRun>,
+    failed: Option<DiskError>,
+}
+
+impl PendingWrite {
+    /// Units claimed for it.
+    pub fn units(&self) -> impl Iterator<Item = u32> {
+        self.units
+            .iter()
+            .flat_map(|run| run.unit..run.unit + run.count)
+    }
+}
+
+/// The batch on its way to stable storage.
+pub(crate) struct InFlightBatch {
+    header: BatchHeader,
+    /// Monotonic position of its first byte.
+    pos: u64,
+    writes: Vec<u64>,
+    ops_left: u32,
+}
+
+impl Store {
+    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
+    pub(crate) fn run_write(
+        &mut self,
+        command: CommandId,
+        fragment: FragmentId,
+        vid: Vid,
+        version: Version,
+        start: u32,
+        mut data: Vec<Bytes>,
+        out: &mut Vec<Effect>,
+    ) {
+        let bytes: usize = data.iter().map(Bytes::len).sum();
+        let count = (bytes / BLOCK_SIZE) as u32;
+        let whole = data
+            .iter()
+            .all(|piece| piece.len().is_multiple_of(BLOCK_SIZE));
+        if !whole || !self.in_fragment(start, count) {
+            return out.push(Effect::Reply(command, out_of_range()));
+        }
+        if self.free_bytes() < bytes as u64 + self.reserve_bytes() {
+            return out.push(Effect::Reply(command, Err(no_space())));
+        }
+        for piece in &mut data {
+            // Direct I/O needs aligned memory; doors deliver it, so this is the rare path.
+            if !(piece.as_ptr() as usize).is_multiple_of(512) {
+                *piece = PageBuf::copy_of(piece).freeze();
+            }
+        }
+        let mut crcs = Vec::with_capacity(count as usize);
+        for block in data.iter().flat_map(|piece| piece.chunks_exact(BLOCK_SIZE)) {
+            crcs.push(block_crc(fragment, start + crcs.len() as u32, block));
+        }
+
+        let per_chunk = self.geometry().blocks_per_chunk();
+        let (first, end) = (start.div_ceil(per_chunk), (start + count) / per_chunk);
+        let (first, end) =
+            if end > first && (end - first) * per_chunk >= self.limits.extent_blocks_min {
+                (first, end)
+            } else {
+                (0, 0)
+            };
+        let Some((units, extents)) = self.claim_chunks(first, end) else {
+            return out.push(Effect::Reply(command, Err(no_space())));
+        };
+        let blocks = |from: u32, to: u32| slice_blocks(&data, from - start, to - from);
+        let payload = if extents.is_empty() {
+            data.clone()
+        } else {
+            let mut edges = blocks(start, first * per_chunk);
+            edges.extend(blocks(end * per_chunk, start + count));
+            edges
+        };
+        let write = self.next_write;
+        let mut chunk = first;
+        for run in &units {
+            let op = DiskOp::Write {
+                area: Area::Data,
+                offset: self.unit_offset(run.unit),
+                data: blocks(chunk * per_chunk, (chunk + run.count) * per_chunk),
+                durable: false,
+            };
+            chunk += run.count;
+            self.disk(Purpose::Extent(write), op, out);
+        }
+        let record = Record {
+            fragment,
+            vid,
+            version,
+            prev: Version::ZERO,
+            body: Body::Write {
+                start,
+                crcs,
+                extents,
+            },
+        };
+        self.admit(
+            PendingWrite {
+                command,
+                record,
+                payload,
+                need: bytes as u64,
+                ops_left: units.len() as u32,
+                flush_data: !units.is_empty(),
+                units,
+                failed: None,
+            },
+            false,
+        );
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
+    pub(crate) fn run_zero(
+        &mut self,
+        command: CommandId,
+        fragment: FragmentId,
+        vid: Vid,
+        version: Version,
+        (start, count): (u32, u32),
+        kind: ZeroKind,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.in_fragment(start, count) {
+            return out.push(Effect::Reply(command, out_of_range()));
+        }
+        let mut write = PendingWrite {
+            command,
+            record: Record {
+                fragment,
+                vid,
+                version,
+                prev: Version::ZERO,
+                body: Body::Zero {
+                    start,
+                    count,
+                    kind,
+                    units: Vec::new(),
+                },
+            },
+            payload: Vec::new(),
+            need: 0,
+            ops_left: 0,
+            flush_data: false,
+            units: Vec::new(),
+            failed: None,
+        };
+        let exclusive = kind == ZeroKind::Reserve;
+        if exclusive && !self.plan_reservation(&mut write, out) {
+            return out.push(Effect::Reply(command, Err(no_space())));
+        }
+        self.admit(write, exclusive);
+    }
+
+    /// Asks the host for the space of a reservation: chunks without a home get one, blocks without
+    /// space get it. Nothing else of the fragment is on its way, so what is seen now holds when
+    /// the record is applied.
+    fn plan_reservation(&mut self, write: &mut PendingWrite, out: &mut Vec<Effect>) -> bool {
+        let Body::Zero {
+            start,
+            count,
+            units,
+            ..
+        } = &mut write.record.body
+        else {
+            return false;
+        };
+        let (start, count) = (*start, *count);
+        write.need = u64::from(count) * BLOCK_SIZE as u64;
+        if self.free_bytes() < write.need + self.reserve_bytes() {
+            return false;
+        }
+        let (fragment, vid) = (write.record.fragment, write.record.vid);
+        let geometry = self.geometry();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (chunk, mask) in chunk_masks(start, count, geometry.blocks_per_chunk()) {
+            let (own, backed) = self
+                .index
+                .loaded(fragment)
+                .and_then(|loaded| loaded.fragment.chunk(vid, chunk))
+                .map_or((None, 0), |c| (c.unit, c.backed | c.stale));
+            let unit = match own {
+                Some(unit) => unit,
+                None => {
+                    let Some(run) = self.claim_for_log(1) else {
+                        self.release_units(&write.units);
+                        return false;
+                    };
+                    write.units.push(run);
+                    run.unit
+                }
+            };
+            // Named even if it is the chunk's own: a home given by destaging is not in the log.
+            units.push(Placed { chunk, unit });
+            for (slot, blocks) in mask_runs(mask & !backed) {
+                let offset = self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64;
+                let len = u64::from(blocks) * BLOCK_SIZE as u64;
+                match ranges.last_mut() {
+                    Some(last) if last.0 + last.1 == offset => last.1 += len,
+                    _ => ranges.push((offset, len)),
+                }
+            }
+        }
+        write.ops_left = ranges.len() as u32;
+        write.flush_data = !ranges.is_empty();
+        for (offset, len) in ranges {
+            self.disk(
+                Purpose::Extent(self.next_write),
+                DiskOp::Allocate { offset, len },
+                out,
+            );
+        }
+        true
+    }
+
+    pub(crate) fn run_delete(
+        &mut self,
+        command: CommandId,
+        fragment: FragmentId,
+        vid: Vid,
+        version: Version,
+        forget: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let idle = self
+            .active
+            .get(&fragment)
+            .is_none_or(|active| active.unapplied == 0);
+        if idle && self.index.get(fragment).is_none() {
+            return out.push(Effect::Reply(command, Ok(Answer::Done)));
+        }
+        let record = Record {
+            fragment,
+            vid,
+            version,
+            prev: Version::ZERO,
+            body: Body::DeleteVid { forget },
+        };
+        self.admit(
+            PendingWrite {
+                command,
+                record,
+                payload: Vec::new(),
+                need: 0,
+                ops_left: 0,
+                flush_data: false,
+                units: Vec::new(),
+                failed: None,
+            },
+            false,
+        );
+    }
+
+    fn in_fragment(&self, start: u32, count: u32) -> bool {
+        let blocks = self.geometry().blocks_per_fragment();
+        count > 0 && start < blocks && count <= blocks - start
+    }
+
+    fn claim_for_log(&mut self, want: u32) -> Option<UnitRun> {
+        self.space.claim_for_log(want, self.tickets.oldest())
+    }
+
+    /// Fresh units for chunks `first..end`; all or none.
+    fn claim_chunks(&mut self, first: u32, end: u32) -> Option<(Vec<UnitRun>, Vec<Placed>)> {
+        let mut runs: Vec<UnitRun> = Vec::new();
+        let mut placed = Vec::new();
+        let mut chunk = first;
+        while chunk < end {
+            let Some(run) = self.claim_for_log(end - chunk) else {
+                self.release_units(&runs);
+                return None;
+            };
+            for unit in run.unit..run.unit + run.count {
+                placed.push(Placed {
+                    chunk: chunk as u8,
+                    unit,
+                });
+                chunk += 1;
+            }
+            runs.push(run);
+        }
+        Some((runs, placed))
+    }
+
+    /// Units of a write that will not happen. The host may hold space for them already, and an
+    /// operation may still be writing them.
+    fn release_units(&mut self, runs: &[UnitRun]) {
+        let ticket = self.tickets.next();
+        for unit in runs.iter().flat_map(|run| run.unit..run.unit + run.count) {
+            let freed = FreedUnit {
+                unit,
+                written: false,
+            };
+            self.space.recycle(freed, self.log.next.seq, ticket);
+        }
+    }
+
+    fn admit(&mut self, write: PendingWrite, exclusive: bool) {
+        let fragment = write.record.fragment;
+        let id = self.next_write;
+        self.next_write += 1;
+        self.pending_bytes += write.need;
+        self.last_write = self.now;
+        self.writes.insert(id, write);
+        let active = self.active.entry(fragment).or_default();
+        active.writes.push_back(id);
+        active.unapplied += 1;
+        active.exclusive |= exclusive;
+        self.queue_ready(fragment);
+    }
+
+    /// Moves writes whose extents are written to the log's queue, in the fragment's order.
+    fn queue_ready(&mut self, fragment: FragmentId) {
+        let Some(active) = self.active.get_mut(&fragment) else {
+            return;
+        };
+        while let Some(id) = active.writes.front() {
+            if self.writes.get(id).is_some_and(|write| write.ops_left > 0) {
+                break;
+            }
+            self.log.queue.extend(active.writes.pop_front());
+        }
+    }
+
+    pub(crate) fn extent_done(
+        &mut self,
+        id: u64,
+        result: Result<Bytes, DiskError>,
+        out: &mut Vec<Effect>,
+    ) {
+        if let Err(error) = &result
+            && error.kind == DiskErrorKind::Io
+        {
+            return self.fail_op("write an extent", error, out);
+        }
+        let Some(write) = self.writes.get_mut(&id) else {
+            return;
+        };
+        write.failed = write.failed.take().or(result.err());
+        write.ops_left -= 1;
+        if write.ops_left == 0 {
+            let fragment = write.record.fragment;
+            self.queue_ready(fragment);
+        }
+    }
+
+    /// Forms the next batch, if none is on its way: never more than one flush in flight, what
+    /// arrives meanwhile rides the next.
+    pub(crate) fn start_batch(&mut self, out: &mut Vec<Effect>) {
+        if self.log.in_flight.is_some() {
+            return;
+        }
+        self.refuse_failed(out);
+        let unit = self.superblock.log_unit as usize;
+        let limit = BATCH_BYTES_MAX.min(self.superblock.log_bytes as usize / 4);
+        let (mut records_bytes, mut payload_bytes, mut taken) = (HEADER_BYTES, 0, 0);
+        for id in &self.log.queue {
+            let write = &self.writes[id];
+            if write.failed.is_some() {
+                break;
+            }
+            let records = records_bytes + write.record.encoded_bytes();
+            let payload = payload_bytes + write.payload.iter().map(Bytes::len).sum::<usize>();
+            if taken > 0
+                && (records > RECORDS_BYTES_MAX - unit
+                    || records.next_multiple_of(unit) + payload > limit)
+            {
+                break;
+            }
+            (records_bytes, payload_bytes, taken) = (records, payload, taken + 1);
+        }
+        if taken == 0 {
+            return;
+        }
+        let total = (records_bytes.next_multiple_of(unit) + payload_bytes) as u64;
+        let Some(pos) = self.room_in_log(total) else {
+            return;
+        };
+        let writes: Vec<u64> = self.log.queue.drain(..taken).collect();
+
+        // The head before each record: the index's, or that of an earlier record of this batch.
+        let mut flush_data = false;
+        for (at, id) in writes.iter().enumerate() {
+            let fragment = self.writes[id].record.fragment;
+            let earlier = writes[..at]
+                .iter()
+                .rev()
+                .map(|id| &self.writes[id].record)
+                .find(|record| record.fragment == fragment)
+                .map(|record| record.version);
+            let prev = earlier.unwrap_or_else(|| self.record_prev(&self.writes[id].record));
+            let Some(write) = self.writes.get_mut(id) else {
+                continue;
+            };
+            write.record.prev = prev;
+            flush_data |= write.flush_data;
+            if write.record.version <= prev {
+                return self.broken("versions of a fragment grow", out);
+            }
+        }
+        let header = BatchHeader {
+            log_id: self.superblock.log_id,
+            seq: self.log.next.seq,
+            prev_crc: self.log.next.prev_crc,
+            watermark: self.log.durable,
+            header_bytes: 0,
+            payload_bytes: payload_bytes as u32,
+            records: 0,
+            crc: 0,
+        };
+        let records = writes.iter().map(|id| &self.writes[id].record);
+        let (header, bytes) = batch::encode(header, records, self.superblock.log_unit);
+        assert!(
+            header.total_bytes() == total,
+            "a batch has the length that was reserved"
+        );
+        let head = PageBuf::copy_of(&bytes).freeze().slice(..bytes.len());
+        let mut data = vec![head];
+        for id in &writes {
+            data.extend(self.writes[id].payload.iter().cloned());
+        }
+        let offset = pos % self.superblock.log_bytes;
+        self.disk(
+            Purpose::Batch,
+            DiskOp::Write {
+                area: Area::Log,
+                offset,
+                data,
+                durable: true,
+            },
+            out,
+        );
+        if flush_data {
+            self.disk(Purpose::Batch, DiskOp::Sync { area: Area::Data }, out);
+        }
+        self.log.in_flight = Some(InFlightBatch {
+            header,
+            pos,
+            writes,
+            ops_left: 1 + u32::from(flush_data),
+        });
+    }
+
+    /// Answers writes at the queue's front whose extents found no space.
+    fn refuse_failed(&mut self, out: &mut Vec<Effect>) {
+        while let Some(id) = self.log.queue.front().copied() {
+            if self
+                .writes
+                .get(&id)
+                .is_some_and(|write| write.failed.is_none())
+            {
+                break;
+            }
+            self.log.queue.pop_front();
+            let Some(write) = self.writes.remove(&id) else {
+                continue;
+            };
+            self.release_units(&write.units);
+            out.push(Effect::Reply(write.command, Err(no_space())));
+            self.finish_write(&write, out);
+        }
+    }
+
+    fn finish_write(&mut self, write: &PendingWrite, out: &mut Vec<Effect>) {
+        self.pending_bytes -= write.need;
+        let fragment = write.record.fragment;
+        if let Some(active) = self.active.get_mut(&fragment) {
+            active.unapplied -= 1;
+            if active.unapplied == 0 {
+                active.exclusive = false;
+            }
+        }
+        self.drain_waiting(fragment, out);
+    }
+
+    /// Where a batch of `total` bytes goes; it never wraps. `None` while the log is full.
+    fn room_in_log(&self, total: u64) -> Option<u64> {
+        let size = self.superblock.log_bytes;
+        let offset = self.log.next.pos % size;
+        let skip = if offset + total > size {
+            size - offset
+        } else {
+            0
+        };
+        let pos = self.log.next.pos + skip;
+        (pos + total - self.log.head.pos <= size).then_some(pos)
+    }
+
+    pub(crate) fn batch_done(&mut self, result: Result<Bytes, DiskError>, out: &mut Vec<Effect>) {
+        if let Err(error) = &result {
+            return self.fail_op("write the log", error, out);
+        }
+        let Some(batch) = &mut self.log.in_flight else {
+            return;
+        };
+        batch.ops_left -= 1;
+        if batch.ops_left > 0 {
+            return;
+        }
+        let Some(batch) = self.log.in_flight.take() else {
+            return;
+        };
+        self.log.next.pos = batch.pos + batch.header.total_bytes();
+        self.log.next.seq = batch.header.seq + 1;
+        self.log.next.prev_crc = batch.header.crc;
+        self.log.durable = batch.header.seq;
+        self.stats.batches += 1;
+        self.dirty_since.get_or_insert(self.now);
+        let mut payload_pos = batch.pos + u64::from(batch.header.header_bytes);
+        for id in batch.writes {
+            let Some(write) = self.writes.remove(&id) else {
+                continue;
+            };
+            self.apply(
+                &write.record,
+                Some(&write.payload),
+                payload_pos,
+                batch.header.seq,
+            );
+            payload_pos += write
+                .payload
+                .iter()
+                .map(|piece| piece.len() as u64)
+                .sum::<u64>();
+            self.stats.records += 1;
+            // The acknowledgement: durable, and visible to the next read.
+            out.push(Effect::Reply(write.command, Ok(Answer::Done)));
+            self.finish_write(&write, out);
+        }
+    }
+}
+
+fn no_space() -> Error {
+    ErrorKind::NoSpace.into()
+}
+
+/// Blocks `first..first + count` of pieces of whole blocks, without copies.
+fn slice_blocks(pieces: &[Bytes], first: u32, count: u32) -> Vec<Bytes> {
+    let (mut skip, mut left) = (first as usize * BLOCK_SIZE, count as usize * BLOCK_SIZE);
+    let mut slices = Vec::new();
+    for piece in pieces {
+        if skip >= piece.len() {
+            skip -= piece.len();
+            continue;
+        }
+        if left == 0 {
+            break;
+        }
+        let end = piece.len().min(skip + left);
+        slices.push(piece.slice(skip..end));
+        left -= end - skip;
+        skip = 0;
+    }
+    slices
+}
+
+/// The chunks that a range of blocks touches, with the blocks touched.
+pub(crate) fn chunk_masks(
+    start: u32,
+    count: u32,
+    per_chunk: u32,
+) -> impl Iterator<Item = (u8, u16)> {
+    let end = start + count;
+    (start / per_chunk..end.div_ceil(per_chunk)).map(move |chunk| {
+        let first = chunk * per_chunk;
+        let from = start.max(first) - first;
+        let to = end.min(first + per_chunk) - first;
+        (chunk as u8, (((1u32 << (to - from)) - 1) << from) as u16)
+    })
+}
+
+/// Runs of set bits: (first, how many).
+pub(crate) fn mask_runs(mask: u16) -> impl Iterator<Item = (u32, u32)> {
+    let mut rest = u32::from(mask);
+    std::iter::from_fn(move || {
+        if rest == 0 {
+            return None;
+        }
+        let first = rest.trailing_zeros();
+        let count = (rest >> first).trailing_ones();
+        rest &= !(((1 << count) - 1) << first);
+        Some((first, count))
+    })
+}

@@ -1,0 +1,197 @@
+//! What a fragment may hold: every write in order, and which of them must have happened. Slow and
+//! obvious.
+
+use sheepdog_storelog::{Command, Piece, ZeroKind};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Vid};
+use std::collections::BTreeMap;
+
+/// One block of one vid.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Block {
+    Data(u64),
+    Zero,
+}
+
+/// What a reader sees of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    Data(u64),
+    /// Owned zeros.
+    Zeros,
+    /// Nobody's.
+    Hole,
+}
+
+pub type State = BTreeMap<(Vid, u32), Block>;
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write {
+        vid: Vid,
+        start: u32,
+        count: u32,
+        stamp: u64,
+    },
+    Zero {
+        vid: Vid,
+        start: u32,
+        count: u32,
+        owned: bool,
+    },
+    Delete {
+        vid: Vid,
+    },
+}
+
+/// All that happened to a fragment since its state was last certain.
+#[derive(Default)]
+pub struct History {
+    base: State,
+    changes: Vec<Change>,
+    /// That many changes are acknowledged.
+    pub acked: usize,
+}
+
+impl History {
+    pub fn submitted(&self) -> usize {
+        self.changes.len()
+    }
+
+    pub fn push(&mut self, command: &Command, stamp: u64) {
+        self.changes.push(match command {
+            Command::Write {
+                vid, start, data, ..
+            } => {
+                let bytes: usize = data.iter().map(bytes::Bytes::len).sum();
+                let count = (bytes / BLOCK_SIZE) as u32;
+                Change::Write {
+                    vid: *vid,
+                    start: *start,
+                    count,
+                    stamp,
+                }
+            }
+            Command::Zero {
+                vid,
+                start,
+                count,
+                kind,
+                ..
+            } => {
+                let owned = *kind != ZeroKind::Remove;
+                Change::Zero {
+                    vid: *vid,
+                    start: *start,
+                    count: *count,
+                    owned,
+                }
+            }
+            Command::DeleteVid { vid, .. } => Change::Delete { vid: *vid },
+            _ => panic!("not a write"),
+        });
+    }
+
+    /// The state after the first `prefix` changes.
+    fn state(&self, prefix: usize) -> State {
+        let mut state = self.base.clone();
+        for change in &self.changes[..prefix] {
+            match change {
+                Change::Write {
+                    vid,
+                    start,
+                    count,
+                    stamp,
+                } => {
+                    for block in *start..start + count {
+                        state.insert((*vid, block), Block::Data(*stamp));
+                    }
+                }
+                Change::Zero {
+                    vid,
+                    start,
+                    count,
+                    owned,
+                } => {
+                    for block in *start..start + count {
+                        if *owned {
+                            state.insert((*vid, block), Block::Zero);
+                        } else {
+                            state.remove(&(*vid, block));
+                        }
+                    }
+                }
+                Change::Delete { vid } => state.retain(|(owner, _), _| owner != vid),
+            }
+        }
+        state
+    }
+
+    /// Whether some prefix at or after `from` shows these blocks.
+    pub fn shows_since(&self, from: usize, path: &[Vid], start: u32, seen: &[Seen]) -> bool {
+        (from..=self.changes.len()).any(|prefix| self.shows(prefix, path, start, seen))
+    }
+
+    /// Whether exactly the first `prefix` changes show these blocks.
+    pub fn shows(&self, prefix: usize, path: &[Vid], start: u32, seen: &[Seen]) -> bool {
+        let state = self.state(prefix);
+        seen.iter().zip(start..).all(|(seen, block)| {
+            let expected = path.iter().find_map(|vid| state.get(&(*vid, block)));
+            *seen
+                == match expected {
+                    Some(Block::Data(stamp)) => Seen::Data(*stamp),
+                    Some(Block::Zero) => Seen::Zeros,
+                    None => Seen::Hole,
+                }
+        })
+    }
+
+    /// After a crash: the first `prefix` changes happened, the others never did.
+    pub fn settle(&mut self, prefix: usize) {
+        self.base = self.state(prefix);
+        self.changes.clear();
+        self.acked = 0;
+    }
+
+    /// Forgets changes that can no longer be in doubt, so that histories stay short.
+    pub fn compact(&mut self) {
+        let (base, acked) = (self.state(self.acked), self.acked);
+        self.base = base;
+        self.changes.drain(..acked);
+        self.acked = 0;
+    }
+}
+
+/// The bytes of a block: its stamp and place all over, so that any mix shows.
+pub fn block_bytes(fragment: FragmentId, block: u32, stamp: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(BLOCK_SIZE);
+    while bytes.len() < BLOCK_SIZE {
+        bytes.extend_from_slice(&stamp.to_le_bytes());
+        bytes.extend_from_slice(&(fragment.number << 32 | u64::from(block)).to_le_bytes());
+    }
+    bytes
+}
+
+/// What the pieces of a read show, block by block; panics on bytes that nobody wrote.
+pub fn seen(fragment: FragmentId, start: u32, pieces: &[Piece]) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Data(bytes) => {
+                for bytes in bytes.chunks(BLOCK_SIZE) {
+                    let stamp = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"));
+                    let block = start + seen.len() as u32;
+                    assert!(
+                        bytes == block_bytes(fragment, block, stamp),
+                        "{fragment} block {block} holds bytes nobody wrote (stamp {stamp:#x})"
+                    );
+                    seen.push(Seen::Data(stamp));
+                }
+            }
+            Piece::Reserved(n) | Piece::Zero(n) => {
+                seen.extend(std::iter::repeat_n(Seen::Zeros, *n as usize));
+            }
+            Piece::Hole(n) => seen.extend(std::iter::repeat_n(Seen::Hole, *n as usize)),
+        }
+    }
+    seen
+}
