@@ -4,7 +4,7 @@
 //! Where inotify is not to be had (its instances are limited per user), callers look on a short
 //! timer instead; a slow timer runs in any case.
 
-use super::locks::{Paths, io_error};
+use super::paths::{Paths, io_error};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify;
 use sheepdog_types::{Error, ErrorKind, Result};

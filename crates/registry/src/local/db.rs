@@ -1,7 +1,8 @@
 //! The registry's operations as SQLite transactions: entries, the one history, sessions and the
 //! ephemeral keys that go with them. Synchronous; the worker's thread calls it.
 
-use super::locks::{Paths, Queue};
+use super::locks::Queue;
+use super::paths::Paths;
 use super::record::{Recorded, forget};
 use super::schema;
 use crate::contract::{Listing, WatchEvent};

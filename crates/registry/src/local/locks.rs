@@ -5,8 +5,8 @@
 //! (closing a second descriptor of it would drop SQLite's locks). A lock belongs to the open
 //! file, so two handles in one process exclude each other like two processes.
 
+use super::paths::{Paths, io_error};
 use sheepdog_types::{Error, ErrorKind, Result};
-use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -15,73 +15,11 @@ use uuid::Uuid;
 
 /// How long somebody else may be busy with the registry.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long others may be opening it: many may start at once, one behind the other.
+const GATE_MAX: Duration = Duration::from_secs(60);
 /// How often to look whether opening, or a commit, is done. The latter takes a disk flush.
 const OPEN_LOOK: Duration = Duration::from_millis(2);
 pub(super) const WRITE_LOOK: Duration = Duration::from_micros(200);
-
-/// The files of a registry.
-#[derive(Clone, Debug)]
-pub(crate) struct Paths {
-    /// The database; everything of value is in it.
-    pub file: PathBuf,
-    /// The directory of all files below, which are worth something only to running processes.
-    pub run: PathBuf,
-    /// Shared while open, exclusive to move the file.
-    pub presence: PathBuf,
-    /// Exclusive while opening.
-    pub gate: PathBuf,
-    /// See [`Queue`].
-    turn: PathBuf,
-    writer: PathBuf,
-    /// Written after each commit, for those who watch it.
-    pub bell: PathBuf,
-    /// A directory with a file per session, locked while it lives.
-    pub sessions: PathBuf,
-}
-
-impl Paths {
-    pub fn of(file: &Path) -> Self {
-        let run = suffixed(file, ".run");
-        Self {
-            file: file.to_owned(),
-            presence: run.join("presence"),
-            gate: run.join("gate"),
-            turn: run.join("turn"),
-            writer: run.join("writer"),
-            bell: run.join("bell"),
-            sessions: run.join("sessions"),
-            run,
-        }
-    }
-
-    /// Where the registry of a cluster waits while another one is in use.
-    pub fn aside(&self, cluster: Uuid) -> PathBuf {
-        suffixed(&self.file, &format!(".{cluster}"))
-    }
-
-    pub fn session(&self, file: Uuid) -> PathBuf {
-        self.sessions.join(file.to_string())
-    }
-}
-
-fn suffixed(file: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(file);
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// An error about one of the files, with the kind that fits what the operating system says.
-pub(super) fn io_error(doing: &str, path: &Path, error: std::io::Error) -> Error {
-    let kind = match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-        std::io::ErrorKind::ReadOnlyFilesystem | std::io::ErrorKind::PermissionDenied => {
-            ErrorKind::ReadOnly
-        }
-        std::io::ErrorKind::NotADirectory | std::io::ErrorKind::IsADirectory => ErrorKind::Invalid,
-        _ => ErrorKind::Io,
-    };
-    Error::with_source(kind, format!("{doing} {}", path.display()), error)
-}
 
 /// Opens a lock file, making it if need be.
 pub(super) fn open_lock(path: &Path) -> Result<File> {
@@ -105,22 +43,37 @@ pub(super) fn try_exclusive(lock: &File, path: &Path) -> Result<bool> {
 
 /// Waits for an exclusive lock, `false` when its time is up. Looks again and again, as a blocking
 /// lock knows no time limit.
-fn wait(lock: &File, path: &Path, look: Duration) -> Result<bool> {
+fn wait(lock: &File, path: &Path, at_most: Duration, look: Duration) -> Result<bool> {
     let since = Instant::now();
     loop {
         if try_exclusive(lock, path)? {
             return Ok(true);
         }
-        if since.elapsed() > WAIT_MAX {
+        if since.elapsed() > at_most {
             return Ok(false);
         }
         std::thread::sleep(look);
     }
 }
 
-/// [`wait`] for those who open a registry.
-pub(super) fn wait_exclusive(lock: &File, path: &Path) -> Result<bool> {
-    wait(lock, path, OPEN_LOOK)
+/// The gate of a registry: nobody else opens it until the result is dropped.
+pub(super) fn pass_gate(paths: &Paths) -> Result<File> {
+    let gate = open_lock(&paths.gate)?;
+    if wait(&gate, &paths.gate, GATE_MAX, OPEN_LOOK)? {
+        return Ok(gate);
+    }
+    Err(Error::new(
+        ErrorKind::Unreachable,
+        format!(
+            "registry {}: another process is still opening it",
+            paths.file.display()
+        ),
+    ))
+}
+
+/// Waits until nobody else has the registry open; `false` when its time is up.
+pub(super) fn wait_alone(presence: &File, paths: &Paths) -> Result<bool> {
+    wait(presence, &paths.presence, WAIT_MAX, OPEN_LOOK)
 }
 
 /// The queue of those who want to write. SQLite's own lock is what keeps them apart; but it would
@@ -151,7 +104,7 @@ impl Queue {
     }
 
     fn lock<'a>(&'a self, (lock, path): &'a (File, PathBuf)) -> Result<Locked<'a>> {
-        if wait(lock, path, WRITE_LOOK)? {
+        if wait(lock, path, WAIT_MAX, WRITE_LOOK)? {
             return Ok(Locked(lock));
         }
         Err(Error::new(

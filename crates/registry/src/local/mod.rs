@@ -18,6 +18,7 @@ mod db;
 mod locks;
 mod members;
 mod open;
+mod paths;
 mod record;
 mod schema;
 mod sessions;

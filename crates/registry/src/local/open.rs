@@ -16,14 +16,15 @@
 
 use super::bell::ring;
 use super::db::{Db, Tuning};
-use super::locks::{Paths, io_error, open_lock, try_exclusive, wait_exclusive};
+use super::locks::{open_lock, pass_gate, try_exclusive, wait_alone};
 use super::members::is_gone;
+use super::paths::{Paths, io_error, make_directories, rename};
 use super::schema;
 use super::{Joined, Member};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use uuid::Uuid;
 
 /// An open registry file.
@@ -40,16 +41,7 @@ pub(super) struct Opened {
 /// See the module. `member.store` is canonical.
 pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Result<Opened> {
     make_directories(paths)?;
-    let gate = open_lock(&paths.gate)?;
-    if !wait_exclusive(&gate, &paths.gate)? {
-        return Err(Error::new(
-            ErrorKind::Unreachable,
-            format!(
-                "registry {}: another process is still opening it",
-                paths.file.display()
-            ),
-        ));
-    }
+    let gate = pass_gate(paths)?;
     let presence = open_lock(&paths.presence)?;
     let alone = try_exclusive(&presence, &paths.presence)?;
     let mut opening = Opening {
@@ -105,12 +97,22 @@ impl Opening<'_> {
                     ),
                 ));
             }
-            let Some(member) = self.member.filter(|m| !m.empty) else {
-                return self.create(Joined::Created);
+            if self.paths.log().exists() {
+                // Whatever file came here, SQLite would mix these commits into it.
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!(
+                        "registry {} is missing, but not its log {}: restore it or put the log \
+                         away",
+                        file.display(),
+                        self.paths.log().display()
+                    ),
+                ));
+            }
+            return match self.member.filter(|m| !m.empty) {
+                None => self.create(Joined::Created),
+                Some(member) => self.bring_back(self.claim(member)?),
             };
-            let aside = self.aside_of(member)?;
-            let joined = self.bring_back(&aside)?;
-            return Ok((self.connect()?, joined));
         }
         let mut db = self.connect()?;
         // Whoever retired it did not finish; under the gate nobody is about to.
@@ -126,15 +128,13 @@ impl Opening<'_> {
                 self.create(Joined::CreatedAnew { old: to })
             }
             Some(member) if !member.empty && member.cluster != Some(meta.cluster) => {
-                let aside = self.aside_of(member);
                 if formatted {
-                    return Err(self.other_cluster(member, meta.cluster, aside.ok().as_deref()));
+                    return Err(self.other_cluster(member, meta.cluster));
                 }
-                let aside = aside?;
+                let aside = self.claim(member)?;
                 let db = self.take_over(db)?;
                 self.move_aside(db, meta.cluster)?;
-                let joined = self.bring_back(&aside)?;
-                Ok((self.connect()?, joined))
+                self.bring_back(aside)
             }
             Some(_) if !formatted => {
                 // Stores that went before there was anything in them are not waited for.
@@ -219,7 +219,7 @@ impl Opening<'_> {
         }
     }
 
-    fn other_cluster(&self, member: &Member, here: Uuid, aside: Option<&Path>) -> Error {
+    fn other_cluster(&self, member: &Member, here: Uuid) -> Error {
         let whose = member
             .cluster
             .map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
@@ -228,7 +228,7 @@ impl Opening<'_> {
             member.store.display(),
             self.paths.file.display()
         );
-        if let Some(aside) = aside {
+        if let Ok(aside) = self.aside_of(member) {
             line.push_str(&format!(": use -c local:{}", aside.display()));
         }
         Error::new(ErrorKind::Invalid, line)
@@ -249,7 +249,7 @@ impl Opening<'_> {
             return Err(in_use("a cluster formatted just now"));
         }
         ring(&self.paths.bell);
-        if wait_exclusive(self.presence, &self.paths.presence)? {
+        if wait_alone(self.presence, self.paths)? {
             self.alone = true;
             db.unretire()?;
             Ok(db)
@@ -262,47 +262,69 @@ impl Opening<'_> {
     fn move_aside(&self, db: Db, cluster: Uuid) -> Result<PathBuf> {
         let file = &self.paths.file;
         db.close()?;
-        // Without its write-ahead log the file would lose commits.
-        let mut log = file.clone().into_os_string();
-        log.push("-wal");
-        if PathBuf::from(log).try_exists().unwrap_or(true) {
-            return Err(Error::new(
-                ErrorKind::Locked,
-                format!("registry {} is in use by another program", file.display()),
-            ));
-        }
+        refuse_log(self.paths)?;
         let to = self.paths.aside(cluster);
         rename(file, &to)?;
         Ok(to)
     }
 
-    fn bring_back(&self, aside: &Path) -> Result<Joined> {
-        rename(aside, &self.paths.file)?;
-        Ok(Joined::BroughtBack)
+    /// Makes sure that the registry of a store is aside, in order and in nobody's use.
+    fn claim(&self, member: &Member) -> Result<Aside> {
+        let paths = Paths::of(&self.aside_of(member)?);
+        make_directories(&paths)?;
+        let gate = pass_gate(&paths)?;
+        let presence = open_lock(&paths.presence)?;
+        if !try_exclusive(&presence, &paths.presence)? {
+            return Err(Error::new(
+                ErrorKind::Locked,
+                format!(
+                    "registry {} is in use: stop its sheep, or use -c local:{0}",
+                    paths.file.display()
+                ),
+            ));
+        }
+        let mut db = Db::open(&paths, self.tuning)?;
+        let cluster = db.meta()?.cluster;
+        db.close()?;
+        refuse_log(&paths)?;
+        if member.cluster != Some(cluster) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("registry {} is of cluster {cluster}", paths.file.display()),
+            ));
+        }
+        Ok(Aside {
+            paths,
+            _locks: (presence, gate),
+        })
+    }
+
+    /// Puts it in the place of ours, which is empty.
+    #[allow(clippy::needless_pass_by_value)] // its locks end here
+    fn bring_back(&self, aside: Aside) -> Result<(Db, Joined)> {
+        rename(&aside.paths.file, &self.paths.file)?;
+        // Only locks, and they are ours.
+        let _ = std::fs::remove_dir_all(&aside.paths.run);
+        Ok((self.connect()?, Joined::BroughtBack))
     }
 }
 
-fn make_directories(paths: &Paths) -> Result<()> {
-    let around = paths.file.parent().unwrap_or(Path::new("/"));
-    for directory in [around, &paths.run, &paths.sessions] {
-        match std::fs::create_dir(directory) {
-            Ok(()) => sync_directory_of(directory)?,
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(io_error("make directory", directory, e)),
-        }
+/// A registry that is aside, locked.
+struct Aside {
+    paths: Paths,
+    _locks: (File, File),
+}
+
+/// A file that is moved without its write-ahead log would lose commits.
+fn refuse_log(paths: &Paths) -> Result<()> {
+    if paths.log().try_exists().unwrap_or(true) {
+        return Err(Error::new(
+            ErrorKind::Locked,
+            format!(
+                "registry {} is in use by another program",
+                paths.file.display()
+            ),
+        ));
     }
     Ok(())
-}
-
-/// Durable when it returns.
-fn rename(from: &Path, to: &Path) -> Result<()> {
-    std::fs::rename(from, to).map_err(|e| io_error("rename", from, e))?;
-    sync_directory_of(to)
-}
-
-fn sync_directory_of(path: &Path) -> Result<()> {
-    let around = path.parent().unwrap_or(Path::new("/"));
-    File::open(around)
-        .and_then(|directory| directory.sync_all())
-        .map_err(|e| io_error("sync", around, e))
 }

@@ -3,9 +3,9 @@
 
 use super::bell::{Bell, Waker};
 use super::db::{Batch, Db, session_over};
-use super::locks::Paths;
 use super::members::RecordedStore;
 use super::open::{self, Opened};
+use super::paths::Paths;
 use super::sessions::{Own, Suspect};
 use super::{Joined, Settings};
 use crate::contract::{Listing, SessionState};

@@ -356,3 +356,75 @@ fn many_open_at_once() {
         assert_eq!(anew.count(), 1);
     });
 }
+
+/// A cluster aside, and an unformatted one in its place that is in use.
+async fn displaced(host: &Host) -> (uuid::Uuid, LocalRegistry) {
+    let old = cluster(host, &["a"]).await;
+    std::fs::rename(host.path().join("a"), host.path().join("away")).expect("rename");
+    let b = host.empty("b").await.expect("b");
+    std::fs::rename(host.path().join("away"), host.path().join("a")).expect("rename");
+    (old, b)
+}
+
+#[test]
+fn a_registry_in_use_or_damaged_is_not_brought_back() {
+    run(async {
+        let host = Host::new();
+        let (old, b) = displaced(&host).await;
+        let aside = host.beside(&format!(".{old}"));
+        let options = super::LocalOptions {
+            file: aside.clone(),
+            member: None,
+        };
+        let direct = LocalRegistry::open(options).await.expect("open");
+        let error = host.filled("a", old).await.expect_err("in use");
+        assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
+        direct.close().await.expect("close");
+        let good = std::fs::read(&aside).expect("read");
+        std::fs::write(&aside, &good[..good.len() / 2]).expect("cut");
+        let error = host.filled("a", old).await.expect_err("damaged");
+        assert!(error.context().contains("is damaged"), "{error}");
+        commit(&b, put("k", "b is not disturbed")).await;
+        std::fs::write(&aside, &good).expect("mend");
+        let a = host.filled("a", old).await.expect("a");
+        assert_eq!((a.joined(), a.cluster()), (&Joined::BroughtBack, old));
+    });
+}
+
+#[test]
+fn nothing_is_ever_overwritten() {
+    run(async {
+        let host = Host::new();
+        let old = cluster(&host, &["a"]).await;
+        remove(&host, "a");
+        // Something has the name that the old registry would get.
+        let aside = host.beside(&format!(".{old}"));
+        std::fs::write(&aside, "precious").expect("write");
+        let error = host.empty("a").await.expect_err("refused");
+        assert!(
+            error.full().contains(&aside.display().to_string()),
+            "{}",
+            error.full()
+        );
+        assert_eq!(std::fs::read(&aside).expect("read"), b"precious");
+        std::fs::remove_file(&aside).expect("remove");
+        host.empty("a").await.expect("a");
+        // A log without its file is somebody's commits.
+        let host = Host::new();
+        host.look()
+            .await
+            .expect("open")
+            .close()
+            .await
+            .expect("close");
+        std::fs::remove_file(host.file()).expect("remove");
+        std::fs::write(host.beside("-wal"), "precious").expect("write");
+        let error = host.empty("a").await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        assert_eq!(
+            std::fs::read(host.beside("-wal")).expect("read"),
+            b"precious"
+        );
+        assert!(!host.file().exists());
+    });
+}
