@@ -1,0 +1,5 @@
+//! `dog`: see the library.
+
+fn main() {
+    std::process::exit(sheepdog_dog::main());
+}

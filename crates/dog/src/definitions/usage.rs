@@ -1,0 +1,64 @@
+//! Usage and help texts, made from the tables.
+
+use super::{COMMANDS, CommandDef, OptionDef, SubcommandDef};
+use std::fmt::Write as _;
+
+/// What `dog` and `dog --help` print.
+#[must_use]
+pub fn overview() -> String {
+    let mut text = format!(
+        "Sheepdog administrator utility (version {})\nUsage: dog <command> <subcommand> [options]\n\nAvailable commands:\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for command in &COMMANDS {
+        rows(&mut text, command);
+    }
+    text.push_str("\nFor more information, run 'dog <command> <subcommand> --help'.\n");
+    text
+}
+
+/// What is printed when a subcommand is missing or unknown.
+#[must_use]
+pub fn subcommands(command: &CommandDef) -> String {
+    let mut text = format!("Available {} commands:\n", command.name);
+    for subcommand in command.subcommands {
+        let _ = writeln!(text, "  {} {}", command.name, subcommand.name);
+    }
+    text
+}
+
+/// What `--help` of a subcommand prints, and every usage error of its own.
+#[must_use]
+pub fn usage(command: &CommandDef, subcommand: &SubcommandDef) -> String {
+    let mut text = format!("Usage: dog {} {}", command.name, subcommand.name);
+    for option in subcommand.options {
+        let _ = match (option.short, option.takes_value) {
+            (Some(short), true) => write!(text, " [-{short} {}]", option.long),
+            (Some(short), false) => write!(text, " [-{short}]"),
+            (None, true) => write!(text, " [--{0} {0}]", option.long),
+            (None, false) => write!(text, " [--{}]", option.long),
+        };
+    }
+    if !subcommand.args.is_empty() {
+        let _ = write!(text, " {}", subcommand.args);
+    }
+    text.push_str("\nOptions:\n");
+    for option in subcommand.options {
+        let _ = writeln!(text, "  {:<24}{}", names(option), option.help);
+    }
+    text
+}
+
+fn names(option: &OptionDef) -> String {
+    match option.short {
+        Some(short) => format!("-{short}, --{}", option.long),
+        None => format!("    --{}", option.long),
+    }
+}
+
+fn rows(text: &mut String, command: &CommandDef) {
+    for subcommand in command.subcommands {
+        let words = format!("{} {}", command.name, subcommand.name);
+        let _ = writeln!(text, "  {words:<24}{}", subcommand.about);
+    }
+}

@@ -1,0 +1,172 @@
+//! How a command ends other than well: exit code and lines for stderr.
+
+use crate::output::complain;
+use sheepdog_types::{Error, ErrorKind};
+use std::fmt::Display;
+use std::io;
+
+/// It worked, or the user said no.
+pub const EXIT_OK: u8 = 0;
+/// The command failed.
+pub const EXIT_FAILURE: u8 = 1;
+/// No sheep can be talked to.
+pub const EXIT_SYSTEM: u8 = 2;
+/// The command line is wrong.
+pub const EXIT_USAGE: u8 = 64;
+
+/// Why the command ends and what to say about it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    code: u8,
+    lines: Vec<String>,
+}
+
+/// Results of the layers above the connection.
+pub type Result<T, E = Failure> = std::result::Result<T, E>;
+
+impl Failure {
+    /// An exit code and its line.
+    pub fn new(code: u8, line: impl Into<String>) -> Self {
+        Self {
+            code,
+            lines: vec![line.into()],
+        }
+    }
+
+    /// The command failed.
+    pub fn failed(line: impl Into<String>) -> Self {
+        Self::new(EXIT_FAILURE, line)
+    }
+
+    /// The command line is wrong: the usage follows on stdout.
+    pub fn usage(line: impl Into<String>) -> Self {
+        Self::new(EXIT_USAGE, line)
+    }
+
+    /// Nothing more to say.
+    #[must_use]
+    pub const fn silent(code: u8) -> Self {
+        Self {
+            code,
+            lines: Vec::new(),
+        }
+    }
+
+    /// What a sheep answered, or that it does not answer, behind what was tried.
+    #[must_use]
+    pub fn answered(tried: impl Display, error: &Error) -> Self {
+        Self::new(code_of(error), format!("{tried}: {}", reason(error)))
+    }
+
+    /// Adds a line.
+    #[must_use]
+    pub fn and(mut self, line: impl Into<String>) -> Self {
+        self.lines.push(line.into());
+        self
+    }
+
+    /// The same words, another exit code.
+    #[must_use]
+    pub const fn with_code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub const fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// The lines for stderr.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// Says it.
+    pub fn complain(&self) {
+        self.lines.iter().for_each(|line| complain(line));
+    }
+}
+
+/// Stdout failed. A reader that went away is nothing to talk about.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::silent(EXIT_FAILURE)
+        } else {
+            Self::failed(format!(
+                "Failed to write to standard output: {}",
+                strerror(&error)
+            ))
+        }
+    }
+}
+
+/// 2 when no sheep answers, else 1.
+#[must_use]
+pub fn code_of(error: &Error) -> u8 {
+    if error.kind() == ErrorKind::Unreachable {
+        EXIT_SYSTEM
+    } else {
+        EXIT_FAILURE
+    }
+}
+
+/// An error as one reads it behind a colon. The sentences that scripts match stand alone.
+#[must_use]
+pub fn reason(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::Exists
+        | ErrorKind::NotFound
+        | ErrorKind::NoTag
+        | ErrorKind::Locked
+        | ErrorKind::ShuttingDown
+        | ErrorKind::TooManyVdis
+        | ErrorKind::WaitForFormat => error.kind().text().to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// An operating system's error as C's `strerror` words it.
+#[must_use]
+pub fn strerror(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.find(" (os error") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_that_scripts_match_stand_alone() {
+        let words = |kind| reason(&Error::new(kind, "more"));
+        assert_eq!(words(ErrorKind::Exists), "VDI exists already");
+        assert_eq!(words(ErrorKind::NotFound), "No VDI found");
+        assert_eq!(words(ErrorKind::NoTag), "Failed to find requested tag");
+        assert_eq!(words(ErrorKind::Io), "I/O error: more");
+        assert_eq!(
+            words(ErrorKind::WaitForJoin),
+            "Waiting for other nodes to join cluster: more"
+        );
+    }
+
+    #[test]
+    fn system_errors_read_as_in_c() {
+        let refused = io::Error::from_raw_os_error(111);
+        assert_eq!(strerror(&refused), "Connection refused");
+        assert_eq!(strerror(&io::Error::other("plain")), "plain");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_silent() {
+        let failure = Failure::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(failure.lines().is_empty());
+        assert_eq!(failure.code(), EXIT_FAILURE);
+    }
+}

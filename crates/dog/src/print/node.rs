@@ -1,0 +1,92 @@
+//! Nodes and their space.
+
+use super::{endpoint, json, left, percent};
+use crate::failure::Result;
+use crate::output::Output;
+use crate::verbs::Mode;
+use sheepdog_types::size::human;
+use sheepdog_wire::{NodeEntry, NodeSpace};
+
+/// `node list`.
+///
+/// # Errors
+/// When stdout fails.
+pub fn list(out: &mut Output, mode: Mode, nodes: &[NodeEntry]) -> Result<()> {
+    if mode == Mode::Json {
+        return out.json(&json::NodeList {
+            nodes: nodes.iter().enumerate().map(json::Node::from).collect(),
+        });
+    }
+    if mode == Mode::Human {
+        out.text("  Id   Host:Port         V-Nodes       Zone\n")?;
+    }
+    for (id, node) in nodes.iter().enumerate() {
+        let host = endpoint(&node.address, node.port);
+        out.text(&if mode == Mode::Raw {
+            format!("{id} {host} {} {}\n", node.vnodes, node.zone)
+        } else {
+            format!(
+                "{id:4}   {}\t{:2}{:11}\n",
+                left(&host, 20),
+                node.vnodes,
+                node.zone
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// `node info`.
+///
+/// # Errors
+/// When stdout fails.
+pub fn info(out: &mut Output, mode: Mode, nodes: &[NodeSpace], virtual_bytes: u64) -> Result<()> {
+    let answered = || nodes.iter().filter(|n| n.reachable);
+    let used = answered().map(|n| n.used).fold(0, u64::saturating_add);
+    let available = answered().map(|n| n.available).fold(0, u64::saturating_add);
+    let size = used.saturating_add(available);
+    match mode {
+        Mode::Json => out.json(&json::NodeInfo {
+            nodes: nodes.iter().map(json::Space::from).collect(),
+            size,
+            used,
+            available,
+            virtual_size: virtual_bytes,
+        }),
+        Mode::Raw => {
+            for (id, node) in answered().enumerate() {
+                let size = node.used.saturating_add(node.available);
+                let percent = percent(node.used, size);
+                out.text(&format!(
+                    "{id} {size} {} {} {percent}%\n",
+                    node.used, node.available
+                ))?;
+            }
+            let percent = percent(used, size);
+            out.text(&format!(
+                "Total {size} {used} {available} {percent}% {virtual_bytes}\n"
+            ))
+        }
+        Mode::Human => {
+            out.text("Id\tSize\tUsed\tAvail\tUse%\n")?;
+            for (id, node) in answered().enumerate() {
+                let size = node.used.saturating_add(node.available);
+                out.text(&format!(
+                    "{id:2}\t{}\t{}\t{}\t{:3}%\n",
+                    human(size),
+                    human(node.used),
+                    human(node.available),
+                    percent(node.used, size)
+                ))?;
+            }
+            out.text(&format!(
+                "Total\t{}\t{}\t{}\t{:3}%\n\nTotal virtual image size\t{}\n",
+                human(size),
+                human(used),
+                human(available),
+                percent(used, size),
+                human(virtual_bytes)
+            ))
+        }
+    }
+}
