@@ -10,12 +10,12 @@ mod values;
 
 use crate::log::LogOptions;
 use getopt::{Arg, Bad, Getopt, Item, Spec};
+use sheepdog_registry::Driver;
+use sheepdog_store::EngineChoice;
 use sheepdog_types::limits;
 use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-
-pub use values::{Cluster, IoEngine};
 
 /// Where a sheep keeps its store if it is not told.
 const PATH_DEFAULT: &str = "/tmp";
@@ -124,8 +124,8 @@ pub struct Options {
     pub address: IpAddr,
     /// Failure domain.
     pub zone: u32,
-    /// Registry engine.
-    pub cluster: Cluster,
+    /// Registry engine; `None` for the one the store remembers, or `local`.
+    pub cluster: Option<Driver>,
     /// Stay in the foreground.
     pub foreground: bool,
     /// This process is the child that serves.
@@ -139,7 +139,7 @@ pub struct Options {
     /// Group that may use the unix socket of NBD: its number.
     pub nbd_group: Option<u32>,
     /// How to reach the disk.
-    pub io: IoEngine,
+    pub io: EngineChoice,
     /// Bytes of a new store's log; `None` for what the store thinks right.
     pub log_bytes: Option<u64>,
 }
@@ -179,14 +179,14 @@ struct Settings {
     address: Option<IpAddr>,
     port: Option<u16>,
     zone: Option<u32>,
-    cluster: Option<Cluster>,
+    cluster: Option<Driver>,
     foreground: Option<bool>,
     daemonized: bool,
     log: Option<LogOptions>,
     pid_file: Option<PathBuf>,
     nbd: Option<SocketAddr>,
     nbd_group: Option<u32>,
-    io: Option<IoEngine>,
+    io: Option<EngineChoice>,
     log_bytes: Option<u64>,
     config: Option<PathBuf>,
 }
@@ -302,7 +302,7 @@ impl Settings {
             port: self.port.unwrap_or(limits::PORT_DEFAULT),
             address,
             zone: self.zone.unwrap_or_else(|| values::zone_of(address)),
-            cluster: self.cluster.unwrap_or_default(),
+            cluster: self.cluster,
             foreground: self.foreground.unwrap_or(false) || log.to_stdout(),
             daemonized: self.daemonized,
             log,

@@ -15,6 +15,12 @@ fn run(line: &str) -> Options {
     }
 }
 
+fn local(file: impl Into<std::path::PathBuf>) -> Option<Driver> {
+    Some(Driver::Local {
+        file: Some(file.into()),
+    })
+}
+
 fn refusal(line: &str) -> Refusal {
     match parse(words(line)) {
         Err(refusal) => refusal,
@@ -29,11 +35,11 @@ fn silence_means_the_defaults_of_old() {
     assert_eq!((options.bind, options.port), (None, 7000));
     assert_eq!(options.address, IpAddr::V4(Ipv4Addr::LOCALHOST));
     assert_eq!(options.zone, 16_777_343);
-    assert_eq!(options.cluster, Cluster::Local(None));
+    assert_eq!(options.cluster, None);
     assert!(!options.foreground && !options.daemonized);
     assert_eq!(options.log, LogOptions::default());
     assert_eq!((options.nbd, options.nbd_group), (None, None));
-    assert_eq!((options.io, options.log_bytes), (IoEngine::Auto, None));
+    assert_eq!((options.io, options.log_bytes), (EngineChoice::Auto, None));
     assert_eq!(options.pid_file, None);
 }
 
@@ -48,7 +54,7 @@ fn every_option_says_what_it_means() {
     assert_eq!(options.bind, Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))));
     assert_eq!(options.address, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
     assert_eq!((options.port, options.zone), (7001, u32::MAX));
-    assert_eq!(options.cluster, Cluster::Local(Some("/r/db".into())));
+    assert_eq!(options.cluster, local("/r/db"));
     assert!(options.foreground);
     assert_eq!(options.pid_file.as_deref(), Some(Path::new("/run/s.pid")));
     assert_eq!(options.log.level, Level::Debug);
@@ -56,7 +62,7 @@ fn every_option_says_what_it_means() {
     assert_eq!(options.log.format, Format::Json);
     assert_eq!(options.nbd, "127.0.0.1:10809".parse().ok());
     assert_eq!(options.nbd_group, Some(0));
-    assert_eq!(options.io, IoEngine::Blocking);
+    assert_eq!(options.io, EngineChoice::Blocking);
     assert_eq!(options.log_bytes, Some(1 << 30));
 }
 
@@ -76,10 +82,8 @@ fn words_are_absolute_paths() {
     assert_eq!(run("a/b/").store, here.join("a/b"));
     assert_eq!(run("/").store, Path::new("/"));
     assert_eq!(run("-- -x").store, here.join("-x"));
-    assert_eq!(
-        run("-c local:r").cluster,
-        Cluster::Local(Some(here.join("r")))
-    );
+    assert_eq!(run("-c local:r").cluster, local(here.join("r")));
+    assert_eq!(run("-c local").cluster, Some(Driver::Local { file: None }));
 }
 
 #[test]
@@ -111,10 +115,13 @@ fn bad_input_has_one_exact_line() {
             "Invalid zone id '4294967296': must be an integer between 0 and 4294967295".to_owned(),
         ),
         ("-c accord", "Invalid cluster driver 'accord'".to_owned()),
-        ("-c local:", "option '--cluster' needs a path".to_owned()),
+        (
+            "-c local:",
+            "cluster driver 'local:' names no file".to_owned(),
+        ),
         (
             "-c zookeeper:a:1",
-            "cluster driver 'zookeeper' is not supported by this version".to_owned(),
+            "cluster driver 'zookeeper' is not in this build".to_owned(),
         ),
         (
             "-j dir=/x",

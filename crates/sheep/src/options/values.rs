@@ -2,6 +2,9 @@
 
 use super::{Refusal, help, shown};
 use crate::log::{Destination, Format, Level, LogOptions};
+use sheepdog_registry::Driver;
+use sheepdog_store::EngineChoice;
+use sheepdog_types::ErrorKind;
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -9,31 +12,6 @@ use std::path::PathBuf;
 
 /// Smallest log, as of old.
 const LOG_BYTES_MIN: u64 = 64 << 20;
-
-/// The registry engine that `-c` names.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Cluster {
-    /// One file shared by the sheep of one host; `None` for the one beside the store.
-    Local(Option<PathBuf>),
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self::Local(None)
-    }
-}
-
-/// How the data worker reaches the disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum IoEngine {
-    /// The ring where the kernel allows it.
-    #[default]
-    Auto,
-    /// `io_uring`, or do not start.
-    Ring,
-    /// Blocking calls on threads.
-    Blocking,
-}
 
 /// `-b`, `-y`.
 pub fn address(text: &str) -> Result<IpAddr, Refusal> {
@@ -80,26 +58,23 @@ pub fn zone_of(address: IpAddr) -> u32 {
     u32::from_le_bytes(bytes)
 }
 
-/// `-c`.
-pub fn cluster(text: &OsStr) -> Result<Cluster, Refusal> {
-    let bytes = text.as_bytes();
-    let (driver, rest) = match bytes.iter().position(|b| *b == b':') {
-        Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]))),
-        None => (bytes, None),
-    };
-    match (driver, rest) {
-        (b"local", None) => Ok(Cluster::Local(None)),
-        (b"local", Some(file)) => Ok(Cluster::Local(Some(path("cluster", file)?))),
-        (b"raft" | b"etcd" | b"zookeeper" | b"corosync" | b"shepherd", _) => {
-            Err(Refusal::new(format!(
-                "cluster driver '{}' is not supported by this version",
-                String::from_utf8_lossy(driver)
-            )))
-        }
-        _ => Err(Refusal {
-            line: format!("Invalid cluster driver '{}'", shown(text)),
-            help: Some(help::DRIVERS),
+/// `-c`. The file of `local` is made absolute: a daemon leaves its directory.
+pub fn cluster(text: &OsStr) -> Result<Driver, Refusal> {
+    match Driver::parse(text) {
+        Ok(Driver::Local { file: Some(file) }) => Ok(Driver::Local {
+            file: Some(path("cluster", file.as_os_str())?),
         }),
+        Ok(driver) => Ok(driver),
+        Err(error) => {
+            // The user's own text, in one line.
+            let line = error
+                .context()
+                .escape_debug()
+                .to_string()
+                .replace("\\'", "'");
+            let help = (error.kind() == ErrorKind::Invalid).then_some(help::DRIVERS);
+            Err(Refusal { line, help })
+        }
     }
 }
 
@@ -176,11 +151,11 @@ pub fn group(text: &str) -> Result<u32, Refusal> {
 }
 
 /// `--io`.
-pub fn io(text: &str) -> Result<IoEngine, Refusal> {
+pub fn io(text: &str) -> Result<EngineChoice, Refusal> {
     match text {
-        "auto" => Ok(IoEngine::Auto),
-        "ring" => Ok(IoEngine::Ring),
-        "blocking" => Ok(IoEngine::Blocking),
+        "auto" => Ok(EngineChoice::Auto),
+        "ring" => Ok(EngineChoice::Ring),
+        "blocking" => Ok(EngineChoice::Blocking),
         _ => Err(Refusal::new(format!(
             "Invalid I/O engine '{text}': must be auto, ring or blocking"
         ))),

@@ -1,0 +1,88 @@
+//! The shard records, packed: while one node has everything, all shards of all policies are in
+//! the same interval on the same disk, and one record says so.
+
+use bytes::Bytes;
+use prost::Message;
+use sheepdog_types::{DiskId, Error, ErrorKind, Interval, Result};
+
+/// Key of the one pack there is.
+pub const SHARDS_KEY: &str = "shard/all";
+/// The newest format this program reads, and the one it writes.
+const FORMAT: u32 = 1;
+
+/// The state that all shards share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShardPack {
+    /// The present interval. A single member is activated by its own start, so it is the last
+    /// activated one too.
+    pub interval: Interval,
+    /// The acting set.
+    pub disk: DiskId,
+}
+
+/// The fields as they are stored. Tags are for ever.
+#[derive(Clone, PartialEq, Message)]
+struct Stored {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(uint64, tag = "2")]
+    interval: u64,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    acting: Vec<Vec<u8>>,
+}
+
+impl ShardPack {
+    /// The next interval, on this disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] when all numbers are used.
+    pub fn after(before: Option<&Self>, disk: DiskId) -> Result<Self> {
+        let last = before.map_or(0, |pack| pack.interval.0);
+        let next = last
+            .checked_add(1)
+            .ok_or_else(|| Error::new(ErrorKind::Internal, "all intervals are used"))?;
+        Ok(Self {
+            interval: Interval(next),
+            disk,
+        })
+    }
+
+    /// The bytes the registry keeps.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        Stored {
+            format: FORMAT,
+            interval: self.interval.0,
+            acting: vec![self.disk.0.to_vec()],
+        }
+        .encode_to_vec()
+        .into()
+    }
+
+    /// The record those bytes hold.
+    ///
+    /// # Errors
+    /// [`ErrorKind::VersionMismatch`] for what a newer version wrote, [`ErrorKind::Internal`] for
+    /// what no version writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self> {
+        let damaged = || Error::new(ErrorKind::Internal, "the shard records are damaged");
+        let stored = Stored::decode(bytes).map_err(|_| damaged())?;
+        if stored.format > FORMAT {
+            return Err(Error::new(
+                ErrorKind::VersionMismatch,
+                "the shard records were written by a newer version",
+            ));
+        }
+        let [disk] = stored.acting.as_slice() else {
+            return Err(damaged());
+        };
+        let disk = <[u8; 16]>::try_from(disk.as_slice()).map_err(|_| damaged())?;
+        if stored.format == 0 || stored.interval == 0 {
+            return Err(damaged());
+        }
+        Ok(Self {
+            interval: Interval(stored.interval),
+            disk: DiskId(disk),
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! The control server: what `dog` talks to, on the main port and on `DIR/sock`.
+
+mod cluster;
+mod connection;
+mod convert;
+mod door;
+mod io;
+mod nodes;
+
+mod throttle;
+mod vdi;
+
+use crate::node::Node;
+use std::io::Result as IoResult;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+use throttle::Throttle;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+/// Connections over TCP at a time; more wait to be accepted. Each may hold
+/// [`connection::LIMITS`].
+const TCP_MAX: usize = 128;
+/// The same for the unix socket, apart, so that whoever is on the host gets in.
+const UNIX_MAX: usize = 64;
+/// How long requests under way may take when the node leaves.
+const DRAIN: Duration = Duration::from_secs(60);
+/// A pause after the system refuses a connection (no file descriptors).
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the server listens; bound, listening, not blocking.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The main port.
+    pub tcp: TcpListener,
+    /// `DIR/sock`.
+    pub unix: UnixListener,
+}
+
+/// Serves until the node leaves; then no connection is accepted, requests under way are finished,
+/// and it returns.
+///
+/// # Errors
+/// The listeners cannot be used.
+pub async fn serve(node: Arc<Node>, listeners: Listeners) -> IoResult<()> {
+    let tcp = tokio::net::TcpListener::from_std(listeners.tcp)?;
+    let unix = tokio::net::UnixListener::from_std(listeners.unix)?;
+    let throttle = Arc::new(Throttle::default());
+    let over_tcp = accept_all(&node, &throttle, TCP_MAX, tcp);
+    let over_unix = accept_all(&node, &throttle, UNIX_MAX, unix);
+    tokio::join!(over_tcp, over_unix);
+    Ok(())
+}
+
+/// A place where connections come in.
+trait Door: Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static;
+
+    /// The next connection and who it is from.
+    fn next(&self) -> impl Future<Output = IoResult<(Self::Stream, String)>> + Send;
+}
+
+impl Door for tokio::net::TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> IoResult<(Self::Stream, String)> {
+        let (stream, peer) = self.accept().await?;
+        door::prepare(&stream);
+        Ok((stream, peer.to_string()))
+    }
+}
+
+impl Door for tokio::net::UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> IoResult<(Self::Stream, String)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, "a local process".to_owned()))
+    }
+}
+
+async fn accept_all(node: &Arc<Node>, throttle: &Arc<Throttle>, max: usize, door: impl Door) {
+    let places = Arc::new(Semaphore::new(max));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let next = async {
+            // The semaphore is never closed.
+            let place = Arc::clone(&places).acquire_owned().await.ok();
+            (door.next().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            () = node.left() => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let (node, throttle) = (Arc::clone(node), Arc::clone(throttle));
+                connections.spawn(async move {
+                    connection::run(node, stream, &peer, &throttle).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                throttle.warn(|| format!("cannot accept a connection: {error}"));
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
+        tracing::warn!("some requests did not end within {} s", DRAIN.as_secs());
+    }
+}

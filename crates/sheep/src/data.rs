@@ -1,0 +1,144 @@
+//! Where control and data worker meet: what the rest of the process asks of the worker that owns
+//! the disk ([`DataPlane`]), what the worker asks back ([`VdiDirectory`]), and all it is given to
+//! start ([`WorkerConfig`]).
+
+use bytes::Bytes;
+use sheepdog_store::{EngineChoice, StoreFiles};
+use sheepdog_types::{DiskId, Interval, LineageId, Result, Vid};
+use sheepdog_volume::io::{MapExtent, Segment, ZeroMode};
+use std::future::Future;
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// The future of an object-safe async method.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What a request needs to know of a VDI to reach its blocks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    /// The owner of what is written.
+    pub vid: Vid,
+    /// Whose fragments hold the blocks.
+    pub lineage: LineageId,
+    /// Bytes of the disk when it was opened.
+    pub size: u64,
+    /// Object size as a power of two.
+    pub object_shift: u8,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Whose blocks are seen: the newest owner first, the root last.
+    pub path: Arc<[Vid]>,
+}
+
+/// What a vid owns in one fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FragmentUsage {
+    /// Of the fragment, in its lineage.
+    pub number: u64,
+    /// A bit for each 2^20 bytes of the fragment in which it owns anything, the first lowest.
+    pub occupied: u64,
+    /// Bytes of data it owns.
+    pub data: u64,
+    /// Bytes of space it has reserved without data.
+    pub reserved: u64,
+}
+
+/// Space of the store, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Capacity {
+    /// All it may ever use: `used` and `free`.
+    pub total: u64,
+    /// What it really occupies.
+    pub used: u64,
+    /// What it may still take.
+    pub free: u64,
+}
+
+/// How far a long job is: done and total, in fragments.
+pub type Progress = Box<dyn Fn(u64, u64) + Send>;
+
+/// The data worker as other threads see it. Requests are queued with a bound, then run in the
+/// worker; one whose future is dropped still takes effect as a whole or not at all. Ranges lie
+/// inside the view's size; callers check.
+pub trait DataPlane: Send + Sync {
+    /// The bytes of a range, in order, without gaps.
+    fn read(&self, view: Arc<View>, offset: u64, len: u32) -> BoxFuture<'_, Result<Vec<Segment>>>;
+
+    /// Durable when it returns.
+    fn write(&self, view: Arc<View>, offset: u64, data: Bytes) -> BoxFuture<'_, Result<()>>;
+
+    /// The range reads as zeros, durably, when it returns.
+    fn write_zeroes(
+        &self,
+        view: Arc<View>,
+        offset: u64,
+        len: u64,
+        mode: ZeroMode,
+    ) -> BoxFuture<'_, Result<()>>;
+
+    /// What is stored where, merged and in order from the offset on. To bound memory it may cover
+    /// only the beginning of the range, but something of it.
+    fn map(&self, view: Arc<View>, offset: u64, len: u64) -> BoxFuture<'_, Result<Vec<MapExtent>>>;
+
+    /// Deletes every block that `vid` owns. Idempotent; when it returns nothing is left.
+    fn sweep(&self, lineage: LineageId, vid: Vid, progress: Progress) -> BoxFuture<'_, Result<()>>;
+
+    /// The fragments of the lineage in which the vid owns anything, ascending.
+    fn usage(&self, lineage: LineageId, vid: Vid) -> BoxFuture<'_, Result<Vec<FragmentUsage>>>;
+
+    /// Space of the store.
+    fn capacity(&self) -> BoxFuture<'_, Result<Capacity>>;
+
+    /// Closes all NBD connections of this VDI and refuses new ones until the directory says
+    /// otherwise. When it returns, none of their requests is under way any more.
+    fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()>;
+
+    /// Finishes requests, makes a checkpoint and closes everything. Later requests fail with
+    /// `ShuttingDown`.
+    fn shutdown(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What the worker asks about VDIs on behalf of its doors.
+pub trait VdiDirectory: Send + Sync {
+    /// The VDI an export names: the whole name first, then what is before the last `@` with the
+    /// tag or snapshot id behind it. Waits until requests of a former control connection to that
+    /// VDI have ended.
+    fn open<'a>(&'a self, export: &'a str) -> BoxFuture<'a, Result<Arc<View>>>;
+
+    /// The names of all exports.
+    fn list(&self) -> BoxFuture<'_, Vec<String>>;
+}
+
+/// Everything the data worker is given.
+#[derive(Debug)]
+pub struct WorkerConfig {
+    /// The store's directory, for messages and for its free space.
+    pub dir: PathBuf,
+    /// The disk's uuid, as in the superblock unless [`WorkerConfig::fresh`].
+    pub disk: DiskId,
+    /// The cluster it belongs to, for the superblock.
+    pub cluster: [u8; 16],
+    /// The store never belonged to a formatted cluster: it holds nothing, and a superblock, log
+    /// and index must be written anew whatever is in the files.
+    pub fresh: bool,
+    /// Its opened files.
+    pub files: StoreFiles,
+    /// How to reach the disk.
+    pub engine: EngineChoice,
+    /// The interval of this run, for all shards: versions it gives are newer than any before.
+    pub interval: Interval,
+    /// `DIR/nbd.sock`, listening, not blocking.
+    pub nbd_unix: UnixListener,
+    /// NBD over TCP, listening, not blocking.
+    pub nbd_tcp: Option<TcpListener>,
+    /// Requests of other threads that may wait for the worker.
+    pub queue: usize,
+}
+
+impl WorkerConfig {
+    /// A bound for [`WorkerConfig::queue`] that control connections rarely meet.
+    pub const QUEUE: usize = 256;
+}

@@ -1,0 +1,204 @@
+//! What all connections of a sheep share: who it is, the VDI table, the data worker, which VDIs
+//! are open, and whether it is leaving.
+
+pub mod directory;
+pub mod gates;
+pub mod sweep;
+pub mod tables;
+pub mod usage;
+
+use crate::cluster::Identity;
+use crate::data::{DataPlane, View};
+use gates::Gates;
+use sheepdog_registry::Registry;
+use sheepdog_types::{Error, ErrorKind, LineageId, Result, Vid};
+use sheepdog_volume::cluster::EpochNode;
+use sheepdog_volume::record::{State, VdiRecord};
+use sheepdog_volume::table::Table;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tables::{Current, Tables};
+use tokio::sync::{Notify, watch};
+
+/// Who this node is, for others.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Me {
+    /// Address that others are told.
+    pub address: IpAddr,
+    /// Of the sheepdog protocol.
+    pub port: u16,
+    /// Failure domain.
+    pub zone: u32,
+    /// Weight.
+    pub vnodes: u32,
+    /// The registry's driver string.
+    pub registry: String,
+}
+
+impl Me {
+    /// As the history of the cluster shows it.
+    #[must_use]
+    pub fn epoch_node(&self) -> EpochNode {
+        EpochNode {
+            host: self.address.to_string(),
+            port: self.port,
+            vnodes: self.vnodes,
+        }
+    }
+}
+
+/// One running sheep.
+pub struct Node {
+    /// Who it is.
+    pub me: Me,
+    /// The VDI table and the cluster's record.
+    pub tables: Tables,
+    /// Which VDIs are open here, by control connections.
+    pub gates: Gates,
+    /// The store's memory of its cluster.
+    pub identity: Mutex<Identity>,
+    /// Set once, right after the worker started, before anything is served.
+    data: OnceLock<Arc<dyn DataPlane>>,
+    /// Unfinished imports whose connection lives.
+    imports: Mutex<BTreeSet<Vid>>,
+    /// Something was hidden.
+    pub(crate) sweeps: Notify,
+    leaving: watch::Sender<bool>,
+}
+
+impl Node {
+    /// A node without its data worker.
+    #[must_use]
+    pub fn new(me: Me, registry: Arc<dyn Registry>, identity: Identity) -> Self {
+        Self {
+            me,
+            tables: Tables::new(registry),
+            gates: Gates::default(),
+            identity: Mutex::new(identity),
+            data: OnceLock::new(),
+            imports: Mutex::default(),
+            sweeps: Notify::new(),
+            leaving: watch::Sender::new(false),
+        }
+    }
+
+    /// Gives it its data worker.
+    pub fn set_data(&self, data: Arc<dyn DataPlane>) {
+        let _ = self.data.set(data);
+    }
+
+    /// The data worker.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ShuttingDown`] before it started.
+    pub fn data(&self) -> Result<&Arc<dyn DataPlane>> {
+        self.data
+            .get()
+            .ok_or_else(|| Error::new(ErrorKind::ShuttingDown, "the sheep is still starting"))
+    }
+
+    /// Begins to leave: nothing new is accepted.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Whether it is leaving.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// Returns when it is leaving.
+    pub async fn left(&self) {
+        let mut leaving = self.leaving.subscribe();
+        // The sender is ours: it cannot be gone.
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+    }
+
+    /// The table of a formatted cluster, as it is now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WaitForFormat`], [`ErrorKind::ShuttingDown`] and those of the registry.
+    pub async fn table(&self) -> Result<Arc<Current>> {
+        if self.is_leaving() {
+            return Err(ErrorKind::ShuttingDown.into());
+        }
+        let current = self.tables.current().await?;
+        current.cluster()?;
+        Ok(current)
+    }
+
+    /// Marks an unfinished import as running.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when it is.
+    pub fn begin_import(self: &Arc<Self>, vid: Vid) -> Result<ImportMark> {
+        if !lock(&self.imports).insert(vid) {
+            return Err(Error::new(ErrorKind::Locked, "another import is running"));
+        }
+        Ok(ImportMark {
+            node: Arc::clone(self),
+            vid,
+        })
+    }
+
+    /// Whether an import's connection lives.
+    #[must_use]
+    pub fn is_importing(&self, vid: Vid) -> bool {
+        lock(&self.imports).contains(&vid)
+    }
+}
+
+/// An import that runs as long as this lives.
+pub struct ImportMark {
+    node: Arc<Node>,
+    vid: Vid,
+}
+
+impl Drop for ImportMark {
+    fn drop(&mut self) {
+        lock(&self.node.imports).remove(&self.vid);
+    }
+}
+
+/// What a mutex guards stays whole even if a holder panicked: changes under it are single steps.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Nanoseconds since 1970, UTC.
+#[must_use]
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// How to reach the blocks of a VDI.
+#[must_use]
+pub fn view(table: &Table, record: &VdiRecord) -> View {
+    View {
+        vid: record.vid,
+        lineage: record.lineage,
+        size: record.size,
+        object_shift: record.object_shift,
+        read_only: record.state == State::Snapshot,
+        path: path(table, record.vid, record.lineage).into(),
+    }
+}
+
+/// The vids of one lineage whose blocks a vid sees: itself first, the root last.
+fn path(table: &Table, vid: Vid, lineage: LineageId) -> Vec<Vid> {
+    let mut path = vec![vid];
+    let mut next = table.get(vid).and_then(|r| r.parent);
+    // A circle would be a damaged table; then each is listed once.
+    while let Some(parent) = next.and_then(|vid| table.get(vid)) {
+        if parent.lineage != lineage || path.contains(&parent.vid) {
+            break;
+        }
+        path.push(parent.vid);
+        next = parent.parent;
+    }
+    path
+}

@@ -1,0 +1,213 @@
+//! The life of the process: what is taken in which order, when it serves, how it leaves.
+
+mod listen;
+mod start;
+
+use crate::control;
+use crate::daemonize::{self, Starter};
+use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
+use crate::log::Log;
+use crate::node::sweep;
+use crate::options::{self, Action, Options};
+use crate::pidfile::PidFile;
+use sd_notify::NotifyState;
+use sheepdog_registry::SessionState;
+use sheepdog_store::StoreLock;
+use sheepdog_types::{Error, Result};
+use start::Started;
+use std::process::ExitCode;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Starts the data worker on a thread of its own; returns when it can serve.
+pub type SpawnWorker = fn(WorkerConfig, Arc<dyn VdiDirectory>) -> Result<Arc<dyn DataPlane>>;
+
+/// The program: reads the command line, becomes a daemon unless told otherwise, serves.
+#[must_use]
+pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
+    let arguments = || std::env::args_os().skip(1);
+    let options = match options::parse(arguments()) {
+        Ok(Action::Run(options)) => *options,
+        Ok(Action::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(refusal) => {
+            eprintln!("{}", refusal.line);
+            if let Some(help) = refusal.help {
+                eprint!("\n{help}");
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    if !options.foreground && !options.daemonized {
+        return match daemonize::run(arguments()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(line) => {
+                eprintln!("{line}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let starter = if options.daemonized {
+        match Starter::child() {
+            Ok(starter) => starter,
+            Err(error) => {
+                eprintln!("cannot become a daemon: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    } else {
+        Starter::foreground()
+    };
+    run(&options, starter, spawn_worker)
+}
+
+fn run(options: &Options, mut starter: Starter, spawn_worker: SpawnWorker) -> ExitCode {
+    match serve(options, &mut starter, spawn_worker) {
+        Ok(()) => {
+            tracing::info!("shutdown");
+            ExitCode::SUCCESS
+        }
+        Err(line) => {
+            tracing::error!("{line}");
+            starter.failed(&line);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error as one line for whoever started the program. What kind it is does not help them, unless
+/// nothing else is known.
+fn told(error: &Error) -> String {
+    let full = error.full();
+    if error.context().is_empty() {
+        return full;
+    }
+    let kind = format!("{}: ", error.kind());
+    full.strip_prefix(&kind).map_or(full.clone(), str::to_owned)
+}
+
+fn serve(
+    options: &Options,
+    starter: &mut Starter,
+    spawn_worker: SpawnWorker,
+) -> Result<(), String> {
+    // Nobody else is in the directory from here on: its log, sockets and files are ours.
+    let store = StoreLock::take(&options.store).map_err(|e| told(&e))?;
+    let pid_file = options.pid_file.as_deref();
+    let _pid_file = pid_file.map(PidFile::create).transpose()?;
+    let log = Log::open(&options.log, &options.store)
+        .map_err(|e| format!("cannot open the log of {}: {e}", options.store.display()))?;
+    log.install(options.log.level);
+    stop_on_panic();
+    raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("cannot start: {e}"))?;
+    runtime.block_on(async {
+        let started = start::start(options, &store, spawn_worker)
+            .await
+            .map_err(|e| told(&e))?;
+        until_told_to_leave(started, &log, starter).await
+    })
+}
+
+async fn until_told_to_leave(
+    started: Started,
+    log: &Log,
+    starter: &mut Starter,
+) -> Result<(), String> {
+    let Started {
+        node,
+        control,
+        sockets,
+        claim,
+        registry,
+    } = started;
+    let handle = |kind| signal(kind).map_err(|e| format!("cannot handle signals: {e}"));
+    let mut terminate = handle(SignalKind::terminate())?;
+    let mut interrupt = handle(SignalKind::interrupt())?;
+    let mut hang_up = handle(SignalKind::hangup())?;
+    let mut claim_state = claim.state();
+    let sweeping = tokio::spawn(sweep::run(Arc::clone(&node)));
+    let serving = tokio::spawn(control::serve(Arc::clone(&node), control));
+    tracing::info!(
+        "sheepdog daemon (version {}) started",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut failed = None;
+    if let Err(error) = starter.ready() {
+        failed = Some(format!("whoever started the daemon is gone: {error}"));
+        node.leave();
+    }
+    loop {
+        // From the first of these on, signals to leave change nothing any more.
+        tokio::select! {
+            () = node.left() => break,
+            _ = terminate.recv() => node.leave(),
+            _ = interrupt.recv() => node.leave(),
+            _ = hang_up.recv() => log.reopen(),
+            _ = claim_state.wait_for(|state| *state == SessionState::Expired) => {
+                failed = Some("the registry is lost: stopping".to_owned());
+                node.leave();
+            }
+        }
+    }
+    tracing::info!("leaving");
+    daemonize::notify(&[NotifyState::Stopping, NotifyState::Status("leaving")]);
+    match serving.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => failed = Some(format!("the control server: {error}")),
+        Err(error) => failed = Some(format!("the control server: {error}")),
+    }
+    let _ = sweeping.await;
+    drop(sockets);
+    if let Ok(data) = node.data()
+        && let Err(error) = data.shutdown().await
+    {
+        failed.get_or_insert(format!("closing the store: {}", told(&error)));
+    }
+    // The data is safe already; a registry that cannot be told finds out by itself.
+    let ended = async {
+        claim.end().await?;
+        registry.close().await
+    };
+    if let Err(error) = ended.await {
+        tracing::warn!("leaving the registry: {}", error.full());
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// A broken rule in any thread stops the process: what was acknowledged is on the disk, and what
+/// would come after may be wrong.
+fn stop_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("?").to_owned();
+        let place = info
+            .location()
+            .map_or_else(String::new, ToString::to_string);
+        let payload = info.payload();
+        let why = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("?");
+        let line = format!("panic in thread {thread} at {place}: {why}");
+        tracing::error!("{line}");
+        eprintln!("{line}");
+        std::process::abort();
+    }));
+}
+
+/// As many open files as the system lets this user have.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!("cannot raise the limit of open files: {error}");
+    }
+}

@@ -1,0 +1,207 @@
+//! The order of a start: listeners, the store's identity, the registry, the claim, the interval,
+//! the store's files, the data worker. Each step fails with one line and leaves nothing that the
+//! next start would stumble over.
+
+use super::listen::{self, Sockets};
+use super::{SpawnWorker, told};
+use crate::cluster::{self, Identity};
+use crate::control::Listeners;
+use crate::data::WorkerConfig;
+use crate::node::{Me, Node};
+use crate::options::Options;
+use sheepdog_registry::{
+    Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
+};
+use sheepdog_store::{StoreFiles, StoreLock, space};
+use sheepdog_types::limits::VNODES_DEFAULT;
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, Result};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+/// Bytes of a new store's log unless told.
+const LOG_BYTES: u64 = 256 << 20;
+/// The same where a log of [`LOG_BYTES`] would take more than an eighth of the space.
+const LOG_BYTES_SMALL: u64 = 64 << 20;
+
+/// Everything that runs when the start is over.
+pub struct Started {
+    /// Shared by all that serve.
+    pub node: Arc<Node>,
+    /// Where dog is served.
+    pub control: Listeners,
+    /// Removed when we leave.
+    pub sockets: Sockets,
+    /// The claim to be the one sheep.
+    pub claim: Box<dyn Session>,
+    /// Closed when we leave.
+    pub registry: LocalRegistry,
+}
+
+/// Starts everything.
+///
+/// # Errors
+/// The line for whoever started us.
+pub async fn start(
+    options: &Options,
+    store: &StoreLock,
+    spawn_worker: SpawnWorker,
+) -> Result<Started> {
+    let bound = listen::bind(options).map_err(|line| Error::new(ErrorKind::Unreachable, line))?;
+    let mut identity = identity(store)?;
+    let driver = driver(options, &identity)?;
+    let registry = join(&driver, store.dir(), &identity).await?;
+    identity.join(
+        registry.cluster(),
+        OsString::from(&driver).to_str().map(str::to_owned),
+    );
+    if !identity.is_empty() {
+        // The registry may have another path now.
+        identity.remember_cluster()?;
+    }
+    let me = Me {
+        address: options.address,
+        port: options.port,
+        zone: options.zone,
+        vnodes: VNODES_DEFAULT,
+        registry: driver.to_string(),
+    };
+    let who = format!(
+        "{} with {}",
+        std::net::SocketAddr::new(me.address, me.port),
+        store.dir().display()
+    );
+    let claim = cluster::claim(&registry, &who).await?;
+    let interval = cluster::begin_interval(&registry, identity.disk).await?;
+    cluster::note_epoch(&registry, &me).await?;
+    let fresh = identity.is_empty();
+    let disk = identity.disk;
+    let files = files(options, store)?;
+    let node = Arc::new(Node::new(
+        me,
+        Arc::new(registry.clone()) as Arc<dyn Registry>,
+        identity,
+    ));
+    // A registry of a newer version is refused now and not at the first request.
+    node.tables.current().await?;
+    let config = WorkerConfig {
+        dir: store.dir().to_owned(),
+        disk,
+        cluster: registry.cluster().into_bytes(),
+        fresh,
+        files,
+        engine: options.io,
+        interval,
+        nbd_unix: bound.nbd_unix,
+        nbd_tcp: bound.nbd_tcp,
+        queue: WorkerConfig::QUEUE,
+    };
+    // The one place where the data worker comes in.
+    let data = spawn_worker(config, Arc::clone(&node) as _)?;
+    node.set_data(data);
+    Ok(Started {
+        node,
+        control: Listeners {
+            tcp: bound.control_tcp,
+            unix: bound.control_unix,
+        },
+        sockets: bound.sockets,
+        claim,
+        registry,
+    })
+}
+
+/// Who the disk is; made up for a directory without a store.
+fn identity(store: &StoreLock) -> Result<Identity> {
+    match Identity::read(store.dir())? {
+        Some(identity) => {
+            if !identity.is_empty() && !store.is_prepared()? {
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the store {} belongs to a cluster, but its data is not there",
+                        store.dir().display()
+                    ),
+                ));
+            }
+            Ok(identity)
+        }
+        None if store.is_prepared()? => Err(Error::new(
+            ErrorKind::Io,
+            format!(
+                "the store {} has data, but its file 'identity' is missing",
+                store.dir().display()
+            ),
+        )),
+        None => Identity::create(store.dir()),
+    }
+}
+
+/// What `-c` says, or what the store remembers.
+fn driver(options: &Options, identity: &Identity) -> Result<Driver> {
+    match (&options.cluster, &identity.registry) {
+        (Some(driver), _) => Ok(driver.clone()),
+        (None, Some(remembered)) => Driver::parse(OsStr::new(remembered)),
+        (None, None) => Ok(Driver::Local { file: None }),
+    }
+}
+
+async fn join(driver: &Driver, store: &Path, identity: &Identity) -> Result<LocalRegistry> {
+    let Driver::Local { file } = driver;
+    let options = LocalOptions {
+        file: Driver::local_file(file.as_deref(), store)?,
+        member: Some(Member {
+            store: store.to_owned(),
+            disk: Some(identity.disk),
+            empty: identity.is_empty(),
+            cluster: identity.cluster,
+            store_is_empty,
+        }),
+    };
+    let registry = LocalRegistry::open(options).await?;
+    match registry.joined() {
+        Joined::CreatedAnew { old } => tracing::warn!(
+            "every store of the registry's cluster is gone: moved it to {}",
+            old.display()
+        ),
+        Joined::BroughtBack => tracing::warn!("brought the registry of this store back"),
+        Joined::Created | Joined::Member | Joined::NewMember => {}
+    }
+    Ok(registry)
+}
+
+/// Whether the store in another directory never belonged to a formatted cluster.
+fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
+    match Identity::read(dir) {
+        Ok(Some(identity)) => Ok(identity.is_empty()),
+        Ok(None) => directory_is_empty(dir),
+        Err(error) => Err(std::io::Error::other(told(&error))),
+    }
+}
+
+/// The store's files, prepared if there are none.
+fn files(options: &Options, store: &StoreLock) -> Result<StoreFiles> {
+    if store.is_prepared()? {
+        let files = store.open()?;
+        if options
+            .log_bytes
+            .is_some_and(|bytes| bytes != files.log_bytes)
+        {
+            tracing::warn!(
+                "the store has a log of {} bytes already; another size is for new stores",
+                files.log_bytes
+            );
+        }
+        return Ok(files);
+    }
+    let bytes = match options.log_bytes {
+        Some(bytes) => bytes.next_multiple_of(BLOCK_SIZE as u64),
+        None if space(store.dir())?.free / 8 < LOG_BYTES => LOG_BYTES_SMALL,
+        None => LOG_BYTES,
+    };
+    tracing::info!(
+        "preparing {} with a log of {bytes} bytes",
+        store.dir().display()
+    );
+    store.prepare(bytes)
+}
