@@ -317,7 +317,7 @@ impl Opening {
             }
             Step::Tail => {
                 self.step = Step::Flush;
-                self.drop_torn_tail();
+                self.drop_torn_tail()?;
                 // What was read may be in the device's cache only; it must not be lost after it
                 // was served.
                 for area in [Area::Log, Area::Data] {
@@ -623,13 +623,28 @@ impl Opening {
         Ok(())
     }
 
-    fn drop_torn_tail(&mut self) {
+    /// Drops the last batch if it is torn, and wipes it: the next batch has its number and may go
+    /// to another place, and then a later opening must not find the torn one first.
+    fn drop_torn_tail(&mut self) -> Result<()> {
         if let Some((header, start)) = self.last
             && self.torn
         {
+            let superblock = self.superblock()?;
+            let op = DiskOp::Write {
+                area: Area::Log,
+                offset: start.pos % superblock.log_bytes,
+                data: vec![
+                    PageBuf::zeroed(BLOCK_SIZE)
+                        .freeze()
+                        .slice(..superblock.log_unit as usize),
+                ],
+                durable: true,
+            };
+            self.queue.push_back((Want::Flush, op));
             self.records.retain(|replayed| replayed.seq != header.seq);
             self.scan = start;
         }
+        Ok(())
     }
 
     // ---- the running store --------------------------------------------------------------------
