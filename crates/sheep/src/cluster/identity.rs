@@ -174,3 +174,46 @@ fn parse(dir: &Path, path: &Path, text: &str) -> Result<Identity> {
         joined: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_remembers_its_cluster_once_it_is_formatted() {
+        let dir = tempfile::tempdir().expect("dir");
+        assert_eq!(Identity::read(dir.path()).expect("read"), None);
+        let mut identity = Identity::create(dir.path()).expect("create");
+        assert!(identity.is_empty());
+        let read = || Identity::read(dir.path()).expect("read").expect("there");
+        assert_eq!(read(), identity);
+        let cluster = Uuid::from_bytes([7; 16]);
+        let odd = "local:/a \"b\"\\\u{7f}\n\u{1}é";
+        identity.join(cluster, Some(odd.to_owned()));
+        assert!(read().is_empty(), "not before the format");
+        identity.remember_cluster().expect("remember");
+        let again = read();
+        assert_eq!(again.cluster, Some(cluster));
+        assert_eq!(again.registry.as_deref(), Some(odd));
+        assert_eq!(again.disk, identity.disk);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join(FILE);
+        for (text, kind) in [
+            ("format = 2\n", ErrorKind::VersionMismatch),
+            ("", ErrorKind::Io),
+            ("format = 1\n", ErrorKind::Io),
+            ("format = 1\ndisk = 5\n", ErrorKind::Io),
+            ("format = 1\ndisk = \"x\"\n", ErrorKind::Io),
+            ("\0\0\0", ErrorKind::Io),
+        ] {
+            std::fs::write(&path, text).expect("write");
+            let error = Identity::read(dir.path()).expect_err(text);
+            assert_eq!(error.kind(), kind, "{text}");
+            assert!(!error.full().contains('\n'));
+        }
+    }
+}

@@ -86,3 +86,38 @@ impl ShardPack {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_bytes_keep_their_meaning() {
+        let disk = DiskId(std::array::from_fn(|i| i as u8));
+        let first = ShardPack::after(None, disk).expect("first");
+        assert_eq!(first.interval, Interval(1));
+        let bytes = first.encode();
+        let old = b"\x08\x01\x10\x01\x1a\x10\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
+        assert_eq!(&bytes[..], old);
+        assert_eq!(ShardPack::decode(old).expect("decode"), first);
+        let last = ShardPack {
+            interval: Interval(u64::MAX),
+            disk,
+        };
+        assert!(ShardPack::after(Some(&last), disk).is_err());
+    }
+
+    #[test]
+    fn newer_and_damaged_records_are_told_apart() {
+        let kind = |bytes: &[u8]| ShardPack::decode(bytes).expect_err("bad").kind();
+        assert_eq!(kind(b"\x08\x02"), ErrorKind::VersionMismatch);
+        for bytes in [
+            &b""[..],
+            b"\xff",
+            b"\x08\x01\x10\x01",
+            b"\x08\x01\x10\x01\x1a\x01x",
+        ] {
+            assert_eq!(kind(bytes), ErrorKind::Internal, "{bytes:?}");
+        }
+    }
+}

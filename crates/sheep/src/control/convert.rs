@@ -96,6 +96,7 @@ pub fn entry(record: &VdiRecord) -> VdiEntry {
         snapshotted: record.snapshotted.map(time),
         hyper: record.hyper,
         incomplete: record.state == State::Incomplete,
+        preallocated: record.preallocated,
         ..VdiEntry::default()
     }
 }

@@ -2,8 +2,9 @@
 
 use super::connection::{Open, Session};
 use super::convert;
+use crate::node::tables::Current;
 use crate::node::usage::occupied;
-use crate::node::{now, view};
+use crate::node::{ImportMark, lock, now, view};
 use sheepdog_types::{Error, ErrorKind, Result, Vid};
 use sheepdog_volume::record::{State, VdiRecord};
 use sheepdog_volume::table::{Decision, NewVdi, Selector};
@@ -12,8 +13,6 @@ use sheepdog_wire::{
     VdiInfoReply, VdiList, VdiListReply, VdiLookup, VdiOpen, VdiOpened, VdiRename, VdiResize,
 };
 use std::sync::{Arc, Mutex};
-
-use crate::node::tables::Current;
 
 impl Session {
     pub(super) async fn vdi_list(&self, list: VdiList) -> Result<VdiListReply> {
@@ -129,7 +128,7 @@ impl Session {
 
     pub(super) async fn import_finish(&self, finish: ImportFinish) -> Result<VdiChanged> {
         let open = self.handle(finish.handle)?;
-        if crate::node::lock(&open.import).is_none() {
+        if lock(&open.import).is_none() {
             return Err(Error::new(
                 ErrorKind::Invalid,
                 "the handle is not of an unfinished import",
@@ -141,7 +140,7 @@ impl Session {
         let changed = self
             .change(|current| current.table.finish_import(open.view.vid))
             .await?;
-        crate::node::lock(&open.import).take();
+        lock(&open.import).take();
         Ok(changed)
     }
 
@@ -150,7 +149,7 @@ impl Session {
         &self,
         vid: Vid,
         read_only: bool,
-        import: Option<crate::node::ImportMark>,
+        import: Option<ImportMark>,
     ) -> Result<VdiOpened> {
         self.node.gates.wait_for_orphans(vid).await;
         let gate = self.node.gates.open(vid);
@@ -220,7 +219,7 @@ fn new_vdi(current: &Current, create: &VdiCreate) -> Result<NewVdi> {
         redundancy: convert::asked_redundancy(create.redundancy, cluster.redundancy)?,
         object_shift: convert::asked_shift(create.object_shift, cluster.object_shift)?,
         hyper: create.hyper,
-        preallocated: false,
+        preallocated: create.preallocated,
         created: now(),
     })
 }

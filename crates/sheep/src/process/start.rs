@@ -71,8 +71,21 @@ pub async fn start(
         std::net::SocketAddr::new(me.address, me.port),
         store.dir().display()
     );
-    let claim = cluster::claim(&registry, &who).await?;
-    let interval = cluster::begin_interval(&registry, identity.disk).await?;
+    let taken_in = async {
+        let claim = cluster::claim(&registry, &who).await?;
+        let interval = cluster::begin_interval(&registry, identity.disk).await?;
+        Ok::<_, Error>((claim, interval))
+    };
+    let (claim, interval) = match taken_in.await {
+        Ok(taken_in) => taken_in,
+        Err(refused) => {
+            if *registry.joined() == Joined::NewMember {
+                // The cluster is not to wait for a store that never was part of it.
+                let _ = registry.forget(store.dir()).await;
+            }
+            return Err(refused);
+        }
+    };
     cluster::note_epoch(&registry, &me).await?;
     let fresh = identity.is_empty();
     let disk = identity.disk;
