@@ -5,6 +5,7 @@
 //! else is the reason why it does not.
 
 use crate::options::DAEMONIZED;
+use crate::process::say;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -109,10 +110,10 @@ impl Starter {
                 // them.
                 let line = line.replace('\0', "");
                 if pipe.write_all(line.as_bytes()).is_err() {
-                    eprintln!("{line}");
+                    say(&(line + "\n"));
                 }
             }
-            Self::Foreground => eprintln!("{line}"),
+            Self::Foreground => say(&format!("{line}\n")),
         }
     }
 }

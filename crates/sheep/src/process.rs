@@ -15,6 +15,7 @@ use sheepdog_registry::SessionState;
 use sheepdog_store::StoreLock;
 use sheepdog_types::{Error, Result};
 use start::Started;
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,14 +30,16 @@ pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
     let options = match options::parse(arguments()) {
         Ok(Action::Run(options)) => *options,
         Ok(Action::Print(text)) => {
-            print!("{text}");
+            // Whoever reads only the first lines is served too.
+            let _ = std::io::stdout().write_all(text.as_bytes());
             return ExitCode::SUCCESS;
         }
         Err(refusal) => {
-            eprintln!("{}", refusal.line);
+            let mut text = refusal.line + "\n";
             if let Some(help) = refusal.help {
-                eprint!("\n{help}");
+                text = text + "\n" + help;
             }
+            say(&text);
             return ExitCode::FAILURE;
         }
     };
@@ -44,7 +47,7 @@ pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
         return match daemonize::run(arguments()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(line) => {
-                eprintln!("{line}");
+                say(&(line + "\n"));
                 ExitCode::FAILURE
             }
         };
@@ -53,7 +56,7 @@ pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
         match Starter::child() {
             Ok(starter) => starter,
             Err(error) => {
-                eprintln!("cannot become a daemon: {error}");
+                say(&format!("cannot become a daemon: {error}\n"));
                 return ExitCode::FAILURE;
             }
         }
@@ -61,6 +64,11 @@ pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
         Starter::foreground()
     };
     run(&options, starter, spawn_worker)
+}
+
+/// Prints on standard error, if anybody listens.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 fn run(options: &Options, mut starter: Starter, spawn_worker: SpawnWorker) -> ExitCode {
@@ -197,7 +205,7 @@ fn stop_on_panic() {
             .unwrap_or("?");
         let line = format!("panic in thread {thread} at {place}: {why}");
         tracing::error!("{line}");
-        eprintln!("{line}");
+        say(&(line + "\n"));
         std::process::abort();
     }));
 }

@@ -192,10 +192,7 @@ impl Session {
             Request::VdiResize(m) => to.say::<VdiResize, _>(self.vdi_resize(m).await).await,
             Request::VdiRename(m) => to.say::<VdiRename, _>(self.vdi_rename(m).await).await,
             Request::VdiOpen(m) => to.say::<VdiOpen, _>(self.vdi_open(m).await).await,
-            Request::Read(m) => {
-                let read = self.read(m).await;
-                to.replies.send::<Read>(to.ticket, read).await
-            }
+            Request::Read(m) => to.send::<Read>(self.read(m).await).await,
             Request::Write(m) => to.say::<Write, _>(self.write(m, bulk).await).await,
             Request::WriteZeroes(m) => to.say::<WriteZeroes, _>(self.write_zeroes(m).await).await,
             Request::Map(m) => to.say::<Map, _>(self.map(m).await).await,
@@ -256,7 +253,12 @@ struct To<'a, S> {
 impl<S: AsyncRead + AsyncWrite> To<'_, S> {
     /// An answer without bulk data.
     async fn say<C: Call<Reply = R>, R>(self, result: Result<R>) -> Result<()> {
-        let result = result.map(|reply| (reply, Vec::<Bytes>::new()));
+        self.send::<C>(result.map(|reply| (reply, Vec::new())))
+            .await
+    }
+
+    /// An answer with bulk data.
+    async fn send<C: Call>(self, result: Result<(C::Reply, Vec<Bytes>)>) -> Result<()> {
         if let Err(error) = &result
             && matches!(error.kind(), ErrorKind::Io | ErrorKind::Internal)
         {
