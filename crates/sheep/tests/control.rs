@@ -765,3 +765,52 @@ async fn a_formatted_cluster_keeps_to_its_disk_and_counts_epochs() {
     assert!(identity.is_empty());
     sheep.stop().await;
 }
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let sheep = Sheep::formatted().await;
+    let mut dogs = Vec::new();
+    for _ in 0..128 {
+        dogs.push(sheep.dog().await);
+    }
+    let stream = TcpStream::connect(sheep.address).await.expect("backlog");
+    let waiting = tokio::spawn(Dog::on(stream));
+    // Those inside are served, and so is the unix socket.
+    for dog in &mut dogs {
+        dog.call(ClusterInfo::default()).await.expect("info");
+    }
+    let stream = UnixStream::connect(sheep.dir.path().join("sock")).await;
+    Dog::on(stream.expect("connect")).await;
+    assert!(!waiting.is_finished());
+    dogs.pop().expect("one").vanish().await;
+    let mut dog = waiting.await.expect("join");
+    dog.call(ClusterInfo::default()).await.expect("info");
+    sheep.stop().await;
+}
+
+#[tokio::test]
+async fn a_leaving_sheep_finishes_what_it_has_taken() {
+    let sheep = Sheep::formatted().await;
+    let mut dog = sheep.dog().await;
+    dog.create("disk", MIB).await;
+    let handle = dog.open("disk").await.handle;
+    sheep.plane.writes.forget_permits(1 << 20);
+    let connection = dog.connection.clone();
+    let writing = tokio::spawn(async move {
+        let data = vec![Bytes::from(vec![9; 4096])];
+        connection
+            .exchange(&Write { handle, offset: 0 }, data)
+            .await
+    });
+    while sheep.plane.begun.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    sheep.node.leave();
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!writing.is_finished() && !sheep.serving.is_finished());
+    sheep.plane.writes.add_permits(1);
+    writing.await.expect("join").expect("acknowledged");
+    sheep.stop().await;
+}

@@ -416,3 +416,80 @@ fn in_the_foreground_the_service_manager_is_told() {
     );
     assert!(!place.store().join("sheep.log").exists());
 }
+
+/// As `dog cluster format` and then `dog vdi create`.
+fn format_and_create(port: u16, vdi: &str) {
+    use sheepdog_wire::{ClusterFormat, Connection, Hello, VdiCreate};
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    runtime.block_on(async {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
+        let hello = Hello::ours("test");
+        let opened = Connection::open(stream.expect("connect"), hello).await;
+        let (connection, driver) = opened.expect("hello");
+        let talk = async {
+            let format = ClusterFormat {
+                store: "plain".to_owned(),
+                ..ClusterFormat::default()
+            };
+            connection.call(&format).await.expect("format");
+            let create = VdiCreate {
+                name: vdi.to_owned(),
+                size: 1 << 20,
+                ..VdiCreate::default()
+            };
+            connection.call(&create).await.expect("create");
+        };
+        tokio::select! {
+            () = talk => {}
+            () = driver.run() => panic!("the sheep closed"),
+        }
+    });
+}
+
+#[test]
+fn a_store_stays_with_its_cluster() {
+    let home = Place::new();
+    let daemon = home.daemon();
+    format_and_create(home.port, "disk");
+    daemon.stop();
+
+    // Carried to a place where there is no registry, and to one with another cluster.
+    let empty = Place::new();
+    fs::rename(home.store(), empty.store()).expect("move");
+    let line = empty.refused(&[]);
+    assert!(line.contains("belongs to cluster"), "{line}");
+    let other = Place::new();
+    let daemon = other.daemon();
+    format_and_create(other.port, "disk");
+    daemon.stop();
+    let kept = other.dir.path().join("kept");
+    fs::rename(other.store(), &kept).expect("move");
+    fs::rename(empty.store(), other.store()).expect("move");
+    let line = other.refused(&[]);
+    assert!(line.contains("belongs to cluster"), "{line}");
+
+    // A new store beside one that is formatted and waits.
+    fs::rename(other.store(), home.store()).expect("move back");
+    fs::rename(&kept, other.store()).expect("move back");
+    let sibling = other.dir.path().join("sibling");
+    let port = other.port.to_string();
+    let start_sibling = || {
+        let mut command = Command::new(sheep());
+        command.args(["-b", "127.0.0.1", "-p", &port]).arg(&sibling);
+        refusal(&command.output().expect("run"))
+    };
+    let line = start_sibling();
+    assert!(line.starts_with("the cluster's data is on disk "), "{line}");
+    assert_eq!(start_sibling(), line);
+
+    home.daemon().stop();
+    other.daemon().stop();
+    // Wiped, it begins anew.
+    fs::remove_dir_all(home.store()).expect("wipe");
+    let daemon = home.daemon();
+    format_and_create(home.port, "disk");
+    daemon.stop();
+}
