@@ -3,6 +3,7 @@
 
 pub mod sink;
 pub mod source;
+mod tables;
 
 use bytes::Bytes;
 use sheepdog_types::BLOCK_SIZE;
@@ -84,6 +85,29 @@ pub fn probe(start: &[u8]) -> Probed {
     } else {
         Probed::Known(Format::Raw)
     }
+}
+
+/// Name of the threads that work on images.
+const THREAD: &str = "image";
+
+/// Runs work on an image. Should the library stumble over a damaged one and panic, its channels
+/// close and whoever waits says so in one line.
+fn on_thread(work: impl FnOnce() + Send + 'static) {
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if std::thread::current().name() != Some(THREAD) {
+                usual(info);
+            }
+        }));
+    });
+    // If no thread can be had, the work and its channels are dropped, with the same effect.
+    drop(
+        std::thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(work),
+    );
 }
 
 /// Cuts the all-zero blocks out of a run of bytes that begins at `offset` of a disk. What is left

@@ -111,11 +111,15 @@ impl OutFrame {
 }
 
 /// A broken stream as an error.
+#[expect(clippy::needless_pass_by_value, reason = "it is a map_err")]
 pub(crate) fn lost(error: std::io::Error) -> Error {
     if error.kind() == IoKind::UnexpectedEof {
         Error::new(ErrorKind::Unreachable, "connection closed by the peer")
     } else {
-        Error::with_source(ErrorKind::Unreachable, "connection lost", error)
+        // The number behind the system's words helps nobody.
+        let words = error.to_string();
+        let words = words.split(" (os error").next().unwrap_or_default();
+        Error::new(ErrorKind::Unreachable, format!("connection lost: {words}"))
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Sink {
 pub fn begin(file: File, format: Format, size: u64) -> Sink {
     let (pieces, receiver) = mpsc::channel(QUEUE);
     let (sender, ended) = oneshot::channel();
-    std::thread::spawn(move || {
+    super::on_thread(move || {
         let result = match format {
             Format::Raw => raw(&file, size, receiver),
             Format::Qcow2 => qcow2(file, size, receiver),

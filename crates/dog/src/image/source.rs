@@ -61,7 +61,7 @@ pub async fn open(
     let (header_sender, header) = oneshot::channel();
     let (sender, pieces) = mpsc::channel(READ_AHEAD);
     let path = path.to_owned();
-    std::thread::spawn(move || {
+    super::on_thread(move || {
         let mut header = Some(header_sender);
         let mut began = |opened: Header| {
             if let Some(sender) = header.take() {
@@ -262,67 +262,67 @@ fn qcow2(
     began: &mut dyn FnMut(Header),
     pieces: &Pieces,
 ) -> Result<(), String> {
-    // The library is asynchronous by its interface; file I/O inside it blocks this thread.
+    super::tables::check(&file, len)?;
+    // The library is asynchronous by its interface; file I/O inside it blocks this thread. Pieces
+    // are handed on outside of the runtime, where waiting is allowed.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|e| words(&e))?;
-    runtime.block_on(async {
-        let broken = |e: io::Error| format!("not a usable qcow2 image: {}", words(&e));
-        let storage = ImageFile::from_open_file(file, StorageOpenOptions::new()).map_err(broken)?;
-        let image = Qcow2::<ImageFile>::open_image(storage, false)
-            .await
-            .map_err(broken)?;
-        // Files that an image names are never opened: the image may come from anyone.
-        if let Some(backing) = image.implicit_backing_file() {
-            return Err(format!(
-                "needs its backing file '{}': merge them with 'qemu-img convert' first",
-                backing.escape_debug()
-            ));
-        }
-        if image.requires_external_data_file() {
-            return Err(
-                "keeps its data in another file: merge them with 'qemu-img convert' first"
-                    .to_owned(),
-            );
-        }
-        let mut image = image;
-        image.set_backing(None);
-        image.set_data_file(None);
-        let image = FormatAccess::new(image);
-        let disk = image.size();
-        let size = wanted(size, disk)?;
-        // A look at all of the index finds most damage before a VDI is made.
-        let mut at = 0;
-        while at < disk {
-            at += mapped(&image, at, disk, len).await?.0;
-        }
-        began(Header {
-            size,
-            format: Format::Qcow2,
-        });
-        let mut at = 0;
-        while at < disk {
-            let (run, zero) = mapped(&image, at, disk, len).await?;
-            if zero {
-                if !say(pieces, Piece::Zeros(run)) {
-                    return Ok(());
-                }
-                at += run;
-                continue;
-            }
-            let end = ((at / PIECE + 1) * PIECE).min(at + run);
-            let mut buffer = vec![0; (end - at) as usize];
-            image.read(&mut buffer, at).await.map_err(broken)?;
-            if !say(pieces, Piece::Data(at, buffer.into())) {
+    let broken = |e: io::Error| format!("not a usable qcow2 image: {}", words(&e));
+    let storage = ImageFile::from_open_file(file, StorageOpenOptions::new()).map_err(broken)?;
+    let mut image = runtime
+        .block_on(Qcow2::<ImageFile>::open_image(storage, false))
+        .map_err(broken)?;
+    // Files that an image names are never opened: the image may come from anyone.
+    if let Some(backing) = image.implicit_backing_file() {
+        return Err(format!(
+            "needs its backing file '{}': merge them with 'qemu-img convert' first",
+            backing.escape_debug()
+        ));
+    }
+    if image.requires_external_data_file() {
+        return Err(
+            "keeps its data in another file: merge them with 'qemu-img convert' first".to_owned(),
+        );
+    }
+    image.set_backing(None);
+    image.set_data_file(None);
+    let image = FormatAccess::new(image);
+    let disk = image.size();
+    let size = wanted(size, disk)?;
+    // A look at all of the index finds most damage before a VDI is made.
+    let mut at = 0;
+    while at < disk {
+        at += runtime.block_on(mapped(&image, at, disk, len))?.0;
+    }
+    began(Header {
+        size,
+        format: Format::Qcow2,
+    });
+    let mut at = 0;
+    while at < disk {
+        let (run, zero) = runtime.block_on(mapped(&image, at, disk, len))?;
+        if zero {
+            if !say(pieces, Piece::Zeros(run)) {
                 return Ok(());
             }
-            at = end;
+            at += run;
+            continue;
         }
-        if size > disk {
-            say(pieces, Piece::Zeros(size - disk));
+        let end = ((at / PIECE + 1) * PIECE).min(at + run);
+        let mut buffer = vec![0; (end - at) as usize];
+        runtime
+            .block_on(image.read(&mut buffer, at))
+            .map_err(broken)?;
+        if !say(pieces, Piece::Data(at, buffer.into())) {
+            return Ok(());
         }
-        Ok(())
-    })
+        at = end;
+    }
+    if size > disk {
+        say(pieces, Piece::Zeros(size - disk));
+    }
+    Ok(())
 }
 
 /// Length of the run at an offset and whether it is zeros. Data behind the end of the file means
