@@ -40,10 +40,8 @@ pub struct FragmentUsage {
     pub number: u64,
     /// A bit for each 2^20 bytes of the fragment in which it owns anything, the first lowest.
     pub occupied: u64,
-    /// Bytes of data it owns.
-    pub data: u64,
-    /// Bytes of space it has reserved without data.
-    pub reserved: u64,
+    /// Bytes of space it holds: data, and what is reserved without data.
+    pub stored: u64,
 }
 
 /// Space of the store, in bytes.

@@ -10,3 +10,4 @@ pub mod node;
 pub mod options;
 pub mod pidfile;
 pub mod process;
+pub mod worker;

@@ -5,12 +5,14 @@
 pub mod areas;
 pub mod blocking;
 mod data_end;
+pub mod driver;
 pub mod engine;
 pub mod files;
 pub mod ready;
 pub mod ring;
 
 pub use areas::Areas;
+pub use driver::{Disk, DiskConfig};
 pub use engine::{
     DurableMethod, Engine, EngineChoice, Measured, drain, measure_durable, open_engine,
 };

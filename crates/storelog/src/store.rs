@@ -229,6 +229,13 @@ impl Store {
             .map(|(id, _)| id)
     }
 
+    /// The first fragment of its lineage at or after `from` that was ever written.
+    #[must_use]
+    pub fn next_fragment(&self, from: FragmentId) -> Option<FragmentId> {
+        let last = FragmentId { lineage: from.lineage, number: u64::MAX };
+        self.index.range(from..=last).next().map(|(id, _)| id)
+    }
+
     /// Lineages there are, ascending.
     #[must_use]
     pub fn lineages(&self) -> Vec<LineageId> {

@@ -57,7 +57,7 @@ pub async fn occupied(data: &dyn DataPlane, table: &Table, record: &VdiRecord) -
 }
 
 const fn bytes(usage: &FragmentUsage) -> u64 {
-    usage.data + usage.reserved
+    usage.stored
 }
 
 /// Bits for each MiB of a standard fragment become bits for each of its `parts` (1, 2 or 4).
