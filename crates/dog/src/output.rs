@@ -66,12 +66,17 @@ impl Output {
         self.text("\n")
     }
 
-    /// Asks and reads one line. The question is flushed, as C does before it reads a terminal.
+    /// Asks and reads one line. On a terminal the question is flushed, as C does before it reads;
+    /// with JSON it goes to stderr, so that stdout stays one document.
     ///
     /// # Errors
     /// When the stream fails; silently with exit code 0 when the answer is not yes.
-    pub fn confirm(&mut self, question: &str) -> Result<()> {
-        self.text(question)?;
+    pub fn confirm(&mut self, question: &str, json: bool) -> Result<()> {
+        if json {
+            let _ = io::stderr().write_all(question.as_bytes());
+        } else {
+            self.text(question)?;
+        }
         if self.terminal {
             self.stream.flush()?;
         }

@@ -730,6 +730,9 @@ fn format_asks_before_anything_is_lost() {
         .dog_with(&["cluster", "format", "-f", "-c", "2"], b"no\n")
         .is(0, zones, "");
     assert_eq!(sheep.state().vdis.len(), 1);
+    let asked = sheep.dog_with(&["cluster", "format", "--json", "-c", "1"], b"no\n");
+    assert_eq!((asked.code, asked.stdout.as_str()), (0, ""));
+    assert!(asked.stderr.ends_with("[yes/no]: "));
     let caution = sheep.dog(&["cluster", "format", "-c", "1"]);
     assert_eq!((caution.code, caution.stderr.as_str()), (0, ""));
     assert!(caution.stdout.ends_with(
@@ -1001,4 +1004,39 @@ fn objects_are_found_by_id() {
     sheep
         .dog(&["vdi", "list", "-o", "zz"])
         .is(1, "", "Invalid object id 'zz'\n");
+}
+
+/// On a terminal a long job has a bar; elsewhere, and with raw or JSON output, it has none.
+#[test]
+fn bars_are_for_terminals() {
+    let sheep = FakeSheep::start();
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("image");
+    std::fs::write(&path, vec![3; 8 << 20]).expect("written");
+    let on_terminal = |options: &str, name: &str| {
+        let mut script = Command::new("script");
+        script
+            .args(["-qec"])
+            .arg(format!(
+                "{} vdi import {options} {name} {}; {} vdi list -r none",
+                env!("CARGO_BIN_EXE_dog"),
+                path.display(),
+                env!("CARGO_BIN_EXE_dog"),
+            ))
+            .arg("/dev/null")
+            .env("SHEEPDOG_DOG_PORT", sheep.port.to_string())
+            .env("TERM", "xterm");
+        script
+            .output()
+            .ok()
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+    };
+    let Some(shown) = on_terminal("", "a") else {
+        eprintln!("script is not installed: bars are not looked at");
+        return;
+    };
+    assert!(shown.contains(" left"), "{shown:?}");
+    assert_eq!(on_terminal("-r", "b").as_deref(), Some(""));
+    let json = on_terminal("--json", "c").unwrap_or_default();
+    assert!(json.starts_with('{') && !json.contains('\x1b'), "{json:?}");
 }

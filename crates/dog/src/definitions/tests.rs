@@ -145,3 +145,19 @@ fn usage_of_old() {
     assert!(usage::overview().contains("\n  vdi create              create an image\n"));
     assert!(usage::subcommands(command_def).starts_with("Available vdi commands:\n  vdi create\n"));
 }
+
+proptest::proptest! {
+    /// Any words are sorted or refused, and no argument is lost or made up.
+    #[test]
+    fn any_words_are_sorted_or_refused(words: Vec<Vec<u8>>) {
+        let words: Vec<OsString> = words.into_iter().map(OsString::from_vec).collect();
+        for command in &COMMANDS {
+            for subcommand in command.subcommands {
+                if let Ok(parsed) = parse(subcommand, words.iter().cloned()) {
+                    proptest::prop_assert!(parsed.args.len() <= words.len());
+                    proptest::prop_assert!(parsed.args.iter().all(|a| words.contains(a)));
+                }
+            }
+        }
+    }
+}

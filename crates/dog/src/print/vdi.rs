@@ -69,7 +69,7 @@ pub(super) fn redundancy(info: Option<RedundancyInfo>) -> String {
 fn escaped(name: &str) -> String {
     let mut text = String::with_capacity(name.len());
     for c in name.chars() {
-        if c.is_whitespace() || c == '\\' {
+        if c.is_ascii_whitespace() || c == '\\' {
             text.push('\\');
         }
         text.push(c);

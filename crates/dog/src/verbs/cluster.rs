@@ -1,6 +1,6 @@
 //! `dog cluster`: info, format, shutdown.
 
-use super::Context;
+use super::{Context, Mode};
 use crate::args;
 use crate::definitions::Opt;
 use crate::failure::{EXIT_SYSTEM, Failure, Result, code_of, reason};
@@ -78,14 +78,16 @@ pub async fn format(cx: &mut Context<'_>) -> Result<()> {
         .filter(|n| n.vnodes > 0)
         .map(|n| n.zone)
         .collect();
+    let json = cx.mode == Mode::Json;
     if members as usize > zones.len() {
-        cx.out.confirm(&format!(
+        let question = format!(
             "Number of copies ({members}) is larger than number of zones ({}).\nAre you sure you want to continue? [yes/no]: ",
             zones.len()
-        ))?;
+        );
+        cx.out.confirm(&question, json)?;
     }
     if !cx.has(Opt::Force) && state(&sheep).await?.vdis > 0 {
-        cx.out.confirm(print::cluster::CAUTION_NOT_EMPTY)?;
+        cx.out.confirm(print::cluster::CAUTION_NOT_EMPTY, json)?;
     }
     let fixed_vnodes = cx.has(Opt::FixedVnodes);
     if nodes
