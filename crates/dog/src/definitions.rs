@@ -1,5 +1,5 @@
 //! First layer: which commands, arguments and options there are, and their texts. Tables only;
-//! what they mean is in [`crate::verbs`], how results look in [`crate::print`].
+//! what they mean is in [`crate::verbs`], how results look in [`mod@crate::print`].
 
 pub mod parse;
 pub mod usage;

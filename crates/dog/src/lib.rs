@@ -3,7 +3,7 @@
 //! new options or on terminals only.
 //!
 //! Three layers: [`definitions`] says which commands and options there are, [`verbs`] does what
-//! they mean, [`print`] shows the results.
+//! they mean, [`mod@print`] shows the results.
 
 pub mod args;
 pub mod definitions;

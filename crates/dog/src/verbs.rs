@@ -1,5 +1,5 @@
 //! Second layer: what the subcommands do. Each reads its arguments, talks to the sheep and hands
-//! typed results to [`crate::print`].
+//! typed results to [`mod@crate::print`].
 
 mod cluster;
 mod export;
