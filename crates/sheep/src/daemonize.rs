@@ -91,12 +91,13 @@ impl Starter {
     /// The parent is gone: whoever started the daemon has given up.
     pub fn ready(&mut self) -> std::io::Result<()> {
         if let Self::Parent(pipe) = self {
-            pipe.write_all(&[READY])?;
+            // All of a daemon's habits come first: whoever started it may look at once.
+            std::env::set_current_dir("/")?;
             let null = File::options().read(true).write(true).open("/dev/null")?;
+            pipe.write_all(&[READY])?;
             rustix::stdio::dup2_stderr(&null)?;
             // The last writer of the pipe goes: the parent sees its end and leaves.
             *self = Self::Foreground;
-            std::env::set_current_dir("/")?;
         }
         notify(&[sd_notify::NotifyState::Ready]);
         Ok(())

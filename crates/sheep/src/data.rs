@@ -94,6 +94,12 @@ pub trait DataPlane: Send + Sync {
     /// otherwise. When it returns, none of their requests is under way any more.
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()>;
 
+    /// Returns when the worker has ended without having been told to: the process then stops with
+    /// an error. Everything acknowledged is on the disk.
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// Finishes requests, makes a checkpoint and closes everything. Later requests fail with
     /// `ShuttingDown`.
     fn shutdown(&self) -> BoxFuture<'_, Result<()>>;

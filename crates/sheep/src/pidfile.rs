@@ -1,5 +1,6 @@
 //! The file with the process id: locked while the process runs, removed when it ends.
 
+use crate::process::patiently;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -28,7 +29,8 @@ impl PidFile {
             .mode(0o600)
             .open(path)
             .map_err(|e| refuse(&e))?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
+        let take = || flock(&file, FlockOperation::NonBlockingLockExclusive);
+        patiently(take, |e| *e == rustix::io::Errno::WOULDBLOCK)
             .map_err(|_| format!("another process holds pid file {}", path.display()))?;
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))

@@ -7,18 +7,23 @@ use crate::control;
 use crate::daemonize::{self, Starter};
 use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
 use crate::log::Log;
-use crate::node::sweep;
+use crate::node::{Node, sweep};
 use crate::options::{self, Action, Options};
 use crate::pidfile::PidFile;
 use sd_notify::NotifyState;
 use sheepdog_registry::SessionState;
 use sheepdog_store::StoreLock;
-use sheepdog_types::{Error, Result};
+use sheepdog_types::{Error, ErrorKind, Result};
 use start::Started;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long another process may take to let go of a directory or a port.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE_STEP: Duration = Duration::from_millis(10);
 
 /// Starts the data worker on a thread of its own; returns when it can serve.
 pub type SpawnWorker = fn(WorkerConfig, Arc<dyn VdiDirectory>) -> Result<Arc<dyn DataPlane>>;
@@ -102,7 +107,8 @@ fn serve(
     spawn_worker: SpawnWorker,
 ) -> Result<(), String> {
     // Nobody else is in the directory from here on: its log, sockets and files are ours.
-    let store = StoreLock::take(&options.store).map_err(|e| told(&e))?;
+    let held = |e: &Error| e.kind() == ErrorKind::Locked;
+    let store = patiently(|| StoreLock::take(&options.store), held).map_err(|e| told(&e))?;
     let pid_file = options.pid_file.as_deref();
     let _pid_file = pid_file.map(PidFile::create).transpose()?;
     let log = Log::open(&options.log, &options.store)
@@ -157,6 +163,10 @@ async fn until_told_to_leave(
             _ = terminate.recv() => node.leave(),
             _ = interrupt.recv() => node.leave(),
             _ = hang_up.recv() => log.reopen(),
+            () = worker_ended(&node) => {
+                failed = Some("the data worker ended: stopping".to_owned());
+                node.leave();
+            }
             _ = claim_state.wait_for(|state| *state == SessionState::Expired) => {
                 failed = Some("the registry is lost: stopping".to_owned());
                 node.leave();
@@ -186,6 +196,31 @@ async fn until_told_to_leave(
         tracing::warn!("leaving the registry: {}", error.full());
     }
     failed.map_or(Ok(()), Err)
+}
+
+async fn worker_ended(node: &Node) {
+    match node.data() {
+        Ok(data) => data.ended().await,
+        // It is set before anything is served.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Tries again for a moment: a sheep that was killed just now may still be letting go of what it
+/// held, thread by thread.
+pub(crate) fn patiently<T, E>(
+    mut take: impl FnMut() -> Result<T, E>,
+    is_held: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match take() {
+            Err(error) if is_held(&error) && Instant::now() < until => {
+                std::thread::sleep(PATIENCE_STEP);
+            }
+            taken => return taken,
+        }
+    }
 }
 
 /// A broken rule in any thread stops the process: what was acknowledged is on the disk, and what

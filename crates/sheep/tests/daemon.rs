@@ -1,5 +1,5 @@
 //! Starts and stops of real processes: what a start says when it fails, with which code, and what
-//! is left when a sheep is gone. The data worker alone is in memory.
+//! is left when a sheep is gone.
 
 use std::fs;
 use std::io::Read;
@@ -11,8 +11,11 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The example `sheep_in_memory`, which cargo builds beside the tests.
-fn sheep() -> PathBuf {
+const SHEEP: &str = env!("CARGO_BIN_EXE_sheep");
+
+/// The example `sheep_in_memory`, which cargo builds beside the tests: its data worker fails when
+/// it is told to.
+fn failing_sheep() -> PathBuf {
     let mut path = std::env::current_exe().expect("exe");
     path.pop();
     if path.ends_with("deps") {
@@ -45,7 +48,11 @@ impl Place {
     }
 
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = Command::new(sheep());
+        self.command_of(Path::new(SHEEP), more)
+    }
+
+    fn command_of(&self, program: &Path, more: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(["-b", "127.0.0.1", "-p", &self.port.to_string()])
             .args(["-j", "size=64M", "-P"])
@@ -107,11 +114,16 @@ impl Daemon<'_> {
         let _ = rustix::process::kill_process(pid, signal);
     }
 
-    /// Whether the process is there and no zombie: its parent is not us.
+    /// Whether any thread of it is there. Its parent is not us, so it may stay as a zombie.
     fn is_running(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
-        matches!(state, Some(state) if state != 'Z')
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid)) else {
+            return false;
+        };
+        threads.flatten().any(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            let state = stat.rsplit(") ").next().and_then(|s| s.chars().next());
+            matches!(state, Some(state) if state != 'Z' && state != 'X')
+        })
     }
 
     fn wait(&self) {
@@ -256,7 +268,7 @@ fn one_store_one_port_one_sheep() {
 
     // A sibling would join the same registry.
     let sibling = place.dir.path().join("sibling");
-    let output = Command::new(sheep())
+    let output = Command::new(SHEEP)
         .args(["-b", "127.0.0.1", "-p", &second.port.to_string()])
         .arg(&sibling)
         .output()
@@ -278,7 +290,7 @@ fn unusable_paths_are_named() {
     fs::remove_file(place.store()).expect("remove");
 
     let deep = place.dir.path().join("no/such");
-    let output = Command::new(sheep()).arg(&deep).output().expect("run");
+    let output = Command::new(SHEEP).arg(&deep).output().expect("run");
     assert_eq!(
         refusal(&output),
         format!(
@@ -286,7 +298,7 @@ fn unusable_paths_are_named() {
             deep.display()
         )
     );
-    let output = Command::new(sheep())
+    let output = Command::new(SHEEP)
         .arg("/proc/sheep")
         .output()
         .expect("run");
@@ -357,7 +369,11 @@ fn bad_options_end_before_anything_is_touched() {
 #[test]
 fn a_worker_that_fails_or_panics_is_told_to_the_caller() {
     let place = Place::new();
-    let output = place.command(&[]).env("SHEEP_TEST_FAIL", "1").output();
+    let failing = |how: &str| {
+        let mut command = place.command_of(&failing_sheep(), &[]);
+        command.env(how, "1").output()
+    };
+    let output = failing("SHEEP_TEST_FAIL");
     let line = refusal(&output.expect("run"));
     assert!(
         line.starts_with("disk ") && line.ends_with(" is broken"),
@@ -366,7 +382,7 @@ fn a_worker_that_fails_or_panics_is_told_to_the_caller() {
     assert!(place.log().contains(&line));
     assert!(!place.pid_file().exists());
 
-    let output = place.command(&[]).env("SHEEP_TEST_PANIC", "1").output();
+    let output = failing("SHEEP_TEST_PANIC");
     let output = output.expect("run");
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
@@ -477,7 +493,7 @@ fn a_store_stays_with_its_cluster() {
     let sibling = other.dir.path().join("sibling");
     let port = other.port.to_string();
     let start_sibling = || {
-        let mut command = Command::new(sheep());
+        let mut command = Command::new(SHEEP);
         command.args(["-b", "127.0.0.1", "-p", &port]).arg(&sibling);
         refusal(&command.output().expect("run"))
     };

@@ -1,7 +1,7 @@
 //! What a VDI occupies, from what its fragments say.
 
 use super::path;
-use crate::data::{DataPlane, FragmentUsage};
+use crate::data::DataPlane;
 use sheepdog_types::{Error, ErrorKind, Geometry, Result};
 use sheepdog_volume::layout::Objects;
 use sheepdog_volume::record::VdiRecord;
@@ -38,7 +38,7 @@ pub async fn occupied(data: &dyn DataPlane, table: &Table, record: &VdiRecord) -
             let entry = parts.entry(usage.number).or_default();
             if own {
                 entry.0 |= mask;
-                stored += bytes(&usage);
+                stored += usage.stored;
             } else {
                 entry.1 |= mask;
             }
@@ -54,10 +54,6 @@ pub async fn occupied(data: &dyn DataPlane, table: &Table, record: &VdiRecord) -
         shared,
         stored,
     })
-}
-
-const fn bytes(usage: &FragmentUsage) -> u64 {
-    usage.stored
 }
 
 /// Bits for each MiB of a standard fragment become bits for each of its `parts` (1, 2 or 4).

@@ -1,6 +1,7 @@
 //! Everything the process listens on, bound before the store is touched: a port in use is found
 //! out at once.
 
+use super::patiently;
 use crate::options::Options;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -35,13 +36,18 @@ pub struct Bound {
 /// # Errors
 /// The line that says which address cannot be had.
 pub fn bind(options: &Options) -> std::result::Result<Bound, String> {
-    let control_tcp = match options.bind {
+    let in_use = |e: &Error| e.kind() == ErrorKind::AddrInUse;
+    let main_port = || match options.bind {
         Some(ip) => tcp(SocketAddr::new(ip, options.port)),
         None => everywhere(options.port),
-    }
-    .map_err(|e| format!("cannot listen on port {}: {e}", options.port))?;
+    };
+    let control_tcp = patiently(main_port, in_use)
+        .map_err(|e| format!("cannot listen on port {}: {e}", options.port))?;
     let nbd_tcp = match options.nbd {
-        Some(at) => Some(tcp(at).map_err(|e| format!("cannot listen on {at} for NBD: {e}"))?),
+        Some(at) => Some(
+            patiently(|| tcp(at), in_use)
+                .map_err(|e| format!("cannot listen on {at} for NBD: {e}"))?,
+        ),
         None => None,
     };
     let mut sockets = Sockets::of(&options.store)

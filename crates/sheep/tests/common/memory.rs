@@ -165,19 +165,20 @@ impl DataPlane for MemoryPlane {
         Box::pin(async move {
             let owned = self.owned.lock().expect("lock");
             let mut usage: BTreeMap<u64, FragmentUsage> = BTreeMap::new();
-            for (block, bytes) in owned.get(&(lineage, vid)).into_iter().flatten() {
+            for block in owned
+                .get(&(lineage, vid))
+                .into_iter()
+                .flatten()
+                .map(|(b, _)| b)
+            {
                 let number = block * BLOCK / Geometry::STANDARD.fragment_bytes();
                 let of = usage.entry(number).or_insert(FragmentUsage {
                     number,
                     occupied: 0,
-                    data: 0,
-                    reserved: 0,
+                    stored: 0,
                 });
                 of.occupied |= 1 << ((block * BLOCK % Geometry::STANDARD.fragment_bytes()) >> 20);
-                match bytes {
-                    Some(_) => of.data += BLOCK,
-                    None => of.reserved += BLOCK,
-                }
+                of.stored += BLOCK;
             }
             Ok(usage.into_values().collect())
         })
