@@ -20,8 +20,11 @@ use std::sync::Arc;
 const BLOCK: u32 = BLOCK_SIZE as u32;
 /// Fragments that one request works on at a time.
 const FRAGMENTS_AT_ONCE: usize = 32;
-/// Fragments that one look at the map reads; the answer may cover less than was asked for.
+/// Fragments that one look at the map reads, and extents it gathers before it stops; the answer
+/// may cover less than was asked for.
 const MAP_FRAGMENTS_MAX: usize = 256;
+/// See [`MAP_FRAGMENTS_MAX`].
+const MAP_EXTENTS_MAX: usize = 16 << 10;
 
 /// What all VDIs of a worker share.
 pub struct Gateway {
@@ -349,7 +352,7 @@ impl Volume for Vdi {
         let (mut at, end) = (offset, offset + len);
         let mut map = Vec::new();
         for _ in 0..MAP_FRAGMENTS_MAX {
-            if at >= end {
+            if at >= end || map.len() >= MAP_EXTENTS_MAX {
                 break;
             }
             // Where nothing was ever written there is nothing to look at.
@@ -464,3 +467,6 @@ fn trim(read: Vec<Piece>, mut skip: usize, mut len: usize) -> Vec<Segment> {
     }
     segments
 }
+
+#[cfg(test)]
+mod tests;

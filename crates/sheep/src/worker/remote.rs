@@ -138,6 +138,11 @@ impl DataPlane for Remote {
         })
     }
 
+    fn ended(&self) -> BoxFuture<'_, ()> {
+        // The worker drops its end of the queue when it ends.
+        Box::pin(self.jobs.closed())
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let (done, result) = oneshot::channel();
