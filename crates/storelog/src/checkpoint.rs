@@ -84,8 +84,9 @@ pub(crate) enum CheckpointOp {
         seqs: Vec<u64>,
         ticket: u64,
     },
-    /// Blocks of a chunk in use go back to the host.
-    PunchBlocks,
+    /// Blocks of a chunk in use go back to the host. Like a write it holds a ticket: the unit may
+    /// be freed meanwhile, and must not be written by another use before the punch has ended.
+    PunchBlocks { ticket: u64 },
     /// Whole units do.
     PunchUnits { first: u32, count: u32 },
     /// A fragment's page is written.
@@ -380,7 +381,8 @@ impl Store {
                     offset: self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64,
                     len: u64::from(count) * BLOCK_SIZE as u64,
                 };
-                self.checkpoint_op(CheckpointOp::PunchBlocks, op, out);
+                let ticket = self.tickets.begin();
+                self.checkpoint_op(CheckpointOp::PunchBlocks { ticket }, op, out);
             }
         }
     }
@@ -821,7 +823,10 @@ impl Store {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.in_flight -= 1;
         }
-        if let CheckpointOp::Fetch { ticket, .. } | CheckpointOp::Home { ticket, .. } = &op {
+        if let CheckpointOp::Fetch { ticket, .. }
+        | CheckpointOp::Home { ticket, .. }
+        | CheckpointOp::PunchBlocks { ticket, .. } = &op
+        {
             self.tickets.end(*ticket);
         }
         let error = match (&op, result) {
@@ -869,7 +874,7 @@ impl Store {
             }
             CheckpointOp::Page { fragment, run } => self.page_written(fragment, run),
             CheckpointOp::Fetch { .. }
-            | CheckpointOp::PunchBlocks
+            | CheckpointOp::PunchBlocks { .. }
             | CheckpointOp::IndexPage
             | CheckpointOp::Flush
             | CheckpointOp::Slot => {}

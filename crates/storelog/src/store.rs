@@ -232,7 +232,10 @@ impl Store {
     /// The first fragment of its lineage at or after `from` that was ever written.
     #[must_use]
     pub fn next_fragment(&self, from: FragmentId) -> Option<FragmentId> {
-        let last = FragmentId { lineage: from.lineage, number: u64::MAX };
+        let last = FragmentId {
+            lineage: from.lineage,
+            number: u64::MAX,
+        };
         self.index.range(from..=last).next().map(|(id, _)| id)
     }
 
