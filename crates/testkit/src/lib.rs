@@ -9,6 +9,7 @@ pub mod bins;
 pub mod dog;
 pub mod fio;
 pub mod guest;
+pub mod kept;
 pub mod kill;
 pub mod loopfs;
 pub mod nbd;

@@ -21,6 +21,13 @@ pub fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
+fn home() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("sheep-")
+        .tempdir()
+        .expect("a temporary directory")
+}
+
 /// A sheep process in the foreground on loopback, with its directory. Both go when it is dropped.
 #[derive(Debug)]
 pub struct Sheep {
@@ -28,9 +35,9 @@ pub struct Sheep {
     socket: PathBuf,
     port: u16,
     options: Vec<String>,
-    log: PathBuf,
     process: Option<Process>,
-    home: Option<tempfile::TempDir>,
+    /// Its log, and its store unless that is the caller's.
+    home: tempfile::TempDir,
 }
 
 impl Sheep {
@@ -54,12 +61,8 @@ impl Sheep {
     /// When it does not start.
     #[must_use]
     pub fn unformatted(options: &[&str]) -> Self {
-        let home = tempfile::Builder::new()
-            .prefix("sheep-")
-            .tempdir()
-            .expect("a temporary directory");
-        let mut sheep = Self::at(&home.path().join("store"), options);
-        sheep.home = Some(home);
+        let home = home();
+        let mut sheep = Self::in_home(&home.path().join("store"), options, home);
         sheep.start();
         sheep
     }
@@ -67,15 +70,22 @@ impl Sheep {
     /// A sheep for a directory of the caller's, not started.
     #[must_use]
     pub fn at(store: &Path, options: &[&str]) -> Self {
+        Self::in_home(store, options, home())
+    }
+
+    fn in_home(store: &Path, options: &[&str], home: tempfile::TempDir) -> Self {
         Self {
             store: store.to_owned(),
             socket: store.join("nbd.sock"),
             port: free_port(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
-            log: store.with_extension("log"),
             process: None,
-            home: None,
+            home,
         }
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.home.path().join("log")
     }
 
     /// The command that starts it in the foreground.
@@ -89,7 +99,8 @@ impl Sheep {
         command
     }
 
-    /// Starts it; `Err` with how it ended and what it said if it ends instead of becoming ready.
+    /// Starts it; `Err` with how it ended and what it said this time if it ends instead of
+    /// becoming ready.
     ///
     /// # Errors
     /// As above.
@@ -103,7 +114,9 @@ impl Sheep {
         let notify = UnixDatagram::bind(&path).expect("bind the notify socket");
         let mut command = self.command();
         command.env("NOTIFY_SOCKET", &path);
-        let mut process = Process::spawn("sheep", &mut command, &self.log);
+        let log = self.log_file();
+        let before = self.log().len();
+        let mut process = Process::spawn("sheep", &mut command, &log);
         let mut message = [0; 4096];
         loop {
             match wait_readable(&[notify.as_fd(), process.pidfd()], PATIENCE) {
@@ -115,7 +128,10 @@ impl Sheep {
                         return Ok(());
                     }
                 }
-                Some(_) => return Err((process.wait(PATIENCE), process.log())),
+                Some(_) => {
+                    let status = process.wait(PATIENCE);
+                    return Err((status, self.log().split_off(before)));
+                }
                 None => panic!("sheep does not become ready; it said:\n{}", process.log()),
             }
         }
@@ -166,7 +182,7 @@ impl Sheep {
     /// Everything it printed so far, all starts together.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 }
 

@@ -2,10 +2,11 @@
 
 use rustix::process::Signal;
 use sheepdog_testkit::Server;
+use sheepdog_testkit::kept::{KEPT, assert_kept, sheep_with_kept};
 use sheepdog_testkit::nbd::{Client, Command, connect};
 use sheepdog_testkit::process::{Ended, PATIENCE, run};
 use sheepdog_testkit::rng::Rng;
-use sheepdog_testkit::sheep::{Sheep, free_port};
+use sheepdog_testkit::sheep::free_port;
 use sheepdog_testkit::tools::command;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -58,125 +59,142 @@ fn check(case: &Case, ended: &Ended) {
     );
 }
 
-const KEPT: u64 = 8 << 20;
-
-/// A sheep with one VDI whose content is known.
-fn sheep_with_kept() -> (Sheep, Vec<u8>) {
-    let sheep = Sheep::new();
-    let mut content = vec![0; KEPT as usize];
-    Rng::new(7).fill(&mut content);
-    let _ = sheep.dog().run(&["vdi", "create", "kept", "8M"]).ok();
-    let _ = sheep.dog().feed(&["vdi", "write", "kept"], &content).ok();
-    (sheep, content)
+/// A case whose words have no blanks.
+fn words(code: i32, says: &'static str, line: &str) -> Case {
+    case(code, says, &line.split(' ').collect::<Vec<_>>())
 }
 
-fn assert_kept(sheep: &Sheep, content: &[u8]) {
-    let list = sheep.dog().run(&["vdi", "list", "-r"]).ok().text();
-    assert_eq!(list.lines().count(), 1, "{list}");
-    assert!(list.starts_with("= kept 0 8388608 "), "{list}");
-    let read = sheep.dog().run(&["vdi", "read", "kept"]).ok();
-    assert!(read.stdout == content, "the content of the VDI changed");
+#[test]
+fn dog_refuses_names_that_are_none() {
+    let (sheep, content) = sheep_with_kept();
+    let long = OsString::from("n".repeat(256));
+    let text = OsString::from;
+    let names = [
+        ("VDI name is empty", text("")),
+        ("VDI name is 256 bytes long", long.clone()),
+        ("control character", text("a\nb")),
+        ("control character", text("a\x1b[31m")),
+        ("control character", text("\u{85}")),
+        ("not UTF-8", OsString::from_vec(b"na\xffme".to_vec())),
+    ];
+    let image = tempfile::NamedTempFile::new().expect("an image");
+    let image = image.path().as_os_str();
+    let (vdi, kept, size) = (text("vdi"), text("kept"), text("1G"));
+    for (says, name) in &names {
+        let uses: [(&str, &[&OsStr]); 5] = [
+            ("create", &[name, &size]),
+            ("rename", &[&kept, name]),
+            ("import", &[name, image]),
+            ("resize", &[name, &size]),
+            ("read", &[name]),
+        ];
+        for (verb, rest) in uses {
+            let mut words = vec![vdi.as_os_str(), verb.as_ref()];
+            words.extend_from_slice(rest);
+            let ended = run(sheep.dog().command().args(&words), b"");
+            check(&case(1, says, &words), &ended);
+        }
+    }
+    // 255 bytes are a name, at every door.
+    let long = "ñ".repeat(127) + "n";
+    let dog = sheep.dog();
+    let _ = dog.run(&["vdi", "create", &long, "1M"]).ok();
+    let mut client = Client::connect(sheep.socket(), &long).expect("connect");
+    client.write(0, b"x").expect("write");
+    let _ = dog.run(&["vdi", "delete", &long]).ok();
+    assert_kept(&sheep, &content);
 }
 
 #[test]
 fn dog_refuses_what_makes_no_sense() {
     let (sheep, content) = sheep_with_kept();
-    let long = "n".repeat(256);
-    let not_utf8 = OsString::from_vec(b"na\xffme".to_vec());
-    let size = "Invalid size";
-    let port = "Invalid port number";
-    let too_big = "VDI size is larger than 4.0 TB bytes";
+    let (size, port) = ("Invalid size", "Invalid port number");
+    let too_big = "VDI size is larger than 4.0 TB bytes, please use '-y'";
     let mut cases = vec![
-        case(1, "VDI name is empty", &["vdi", "create", "", "1G"]),
-        case(
-            1,
-            "VDI name is 256 bytes long",
-            &["vdi", "create", &long, "1G"],
+        words(1, "VDI exists already", "vdi create kept 1G"),
+        words(1, "VDI exists already", "vdi rename kept kept"),
+        words(64, "Please specify the VDI size", "vdi create new"),
+        words(64, too_big, "vdi create new 5T"),
+        words(64, too_big, "vdi create new 4398046511105"),
+        words(
+            64,
+            "larger than 1.0 TB",
+            "vdi create new -z 20 1099511627777",
         ),
-        case(1, "control character", &["vdi", "create", "a\nb", "1G"]),
-        case(
-            1,
-            "control character",
-            &["vdi", "create", "a\x1b[31m", "1G"],
+        words(
+            64,
+            "larger than 2.0 PB",
+            "vdi create new -z 31 2251799813685249",
         ),
-        case(1, "VDI exists already", &["vdi", "create", "kept", "1G"]),
-        case(1, "VDI exists already", &["vdi", "rename", "kept", "kept"]),
-        case(64, "Please specify the VDI size", &["vdi", "create", "new"]),
-        case(64, too_big, &["vdi", "create", "new", "5T"]),
-        case(
+        words(64, "VDI size is too large", "vdi create new 17P -y"),
+        words(
             64,
             "VDI size is too large",
-            &["vdi", "create", "new", "17P", "-y"],
+            "vdi create new 18014398509481985 -y",
         ),
-        case(
-            1,
-            "Object Size is limited",
-            &["vdi", "create", "new", "1G", "-z", "32"],
-        ),
-        case(
-            1,
-            "Object Size is larger",
-            &["vdi", "create", "new", "1G", "-z", "19"],
-        ),
-        case(
-            1,
-            "both -y and -z",
-            &["vdi", "create", "new", "1G", "-y", "-z", "22"],
-        ),
-        case(
+        words(1, "Object Size is limited", "vdi create new 1G -z 32"),
+        words(1, "Object Size is larger", "vdi create new 1G -z 19"),
+        words(1, "both -y and -z", "vdi create new 1G -y -z 22"),
+        words(
             64,
             "Shrinking VDIs is not implemented",
-            &["vdi", "resize", "kept", "4M"],
+            "vdi resize kept 4M",
         ),
-        case(
+        words(
             64,
-            "New VDI size is too large",
-            &["vdi", "resize", "kept", "5T"],
+            "Shrinking VDIs is not implemented",
+            "vdi resize kept 8388607",
         ),
-        case(1, "No VDI found", &["vdi", "resize", "missing", "1G"]),
-        case(1, "No VDI found", &["vdi", "rename", "missing", "other"]),
-        case(1, "No VDI found", &["vdi", "read", "missing"]),
-        case(
-            1,
-            "No VDI found",
-            &["vdi", "export", "missing", "/dev/null"],
-        ),
-        case(
+        words(64, "New VDI size is too large", "vdi resize kept 5T"),
+        words(1, "No VDI found", "vdi resize missing 1G"),
+        words(1, "No VDI found", "vdi rename missing other"),
+        words(1, "No VDI found", "vdi read missing"),
+        words(1, "No VDI found", "vdi info missing"),
+        words(1, "No VDI found", "vdi export missing /dev/null"),
+        words(
             1,
             "Read offset is beyond the end of the VDI",
-            &["vdi", "read", "kept", "8388609"],
+            "vdi read kept 8388609",
         ),
-        case(
+        words(
+            1,
+            "Read offset is beyond the end of the VDI",
+            "vdi read kept 18446744073709551615",
+        ),
+        words(1, "beyond the end of the VDI", "vdi write kept 8388609"),
+        words(1, "beyond the end of the VDI", "vdi write kept 4M 5M"),
+        words(
             1,
             "beyond the end of the VDI",
-            &["vdi", "write", "kept", "8388609"],
+            "vdi write kept 4M 18446744073709551615",
         ),
-        case(
-            1,
-            "beyond the end of the VDI",
-            &["vdi", "write", "kept", "4M", "5M"],
-        ),
-        case(0, "No VDI found", &["vdi", "delete", "missing"]),
-        case(64, port, &["vdi", "list", "-p", "0"]),
-        case(64, port, &["vdi", "list", "-p", "65536"]),
-        case(64, port, &["vdi", "list", "-p", "7000x"]),
-        case(1, "Invalid ip address", &["vdi", "list", "-a", "300.1.1.1"]),
-        case(
-            1,
-            "/no/such/file",
-            &["vdi", "import", "new", "/no/such/file"],
-        ),
-        case(
-            1,
-            "VDI exists already",
-            &["vdi", "import", "kept", "/dev/null"],
-        ),
+        words(0, "No VDI found", "vdi delete missing"),
+        words(64, port, "vdi list -p 0"),
+        words(64, port, "vdi list -p 65536"),
+        words(64, port, "vdi list -p 7000x"),
+        words(1, "Invalid ip address", "vdi list -a 300.1.1.1"),
+        words(1, "/no/such/file", "vdi import new /no/such/file"),
     ];
     for bad in ["", "x", "-1", "1Z", "1GG", "1e3", "99999999999999999999"] {
-        cases.push(two_lines(case(64, size, &["vdi", "create", "new", bad])));
+        cases.push(two_lines(case(
+            64,
+            size,
+            &["vdi", "create", "--", "new", bad],
+        )));
+        cases.push(two_lines(case(
+            64,
+            size,
+            &["vdi", "resize", "--", "kept", bad],
+        )));
     }
-    let words: [&OsStr; 4] = ["vdi".as_ref(), "create".as_ref(), &not_utf8, "1G".as_ref()];
-    cases.push(case(1, "not UTF-8", &words));
+    let image = tempfile::NamedTempFile::new().expect("an image");
+    let path = image.path().as_os_str();
+    let import = ["vdi", "import", "kept"].map(OsStr::new);
+    cases.push(case(
+        1,
+        "VDI exists already",
+        &[&import[..], &[path]].concat(),
+    ));
     for case in &cases {
         let ended = run(sheep.dog().command().args(&case.words), b"");
         check(case, &ended);
@@ -335,161 +353,6 @@ fn garbage_at_every_door_is_survived() {
     }
     assert!(sheep.process().is_running());
     assert_kept(&sheep, &content);
-}
-
-/// How a start that must fail ended.
-fn failed_start(sheep: &mut Sheep) -> (i32, String) {
-    let (status, said) = sheep.try_start().expect_err("it must not start");
-    (status.code().unwrap_or(-1), said)
-}
-
-fn assert_refused(sheep: &mut Sheep, says: &str) {
-    let (code, said) = failed_start(sheep);
-    assert_eq!(code, 1, "{said}");
-    let line = said.lines().find(|line| line.contains(says));
-    assert!(line.is_some(), "expected {says:?} in:\n{said}");
-    assert!(!said.contains("panicked"), "{said}");
-}
-
-#[test]
-fn sheep_refuses_paths_it_cannot_use() {
-    let home = tempfile::tempdir().expect("a temporary directory");
-    let file = home.path().join("file");
-    std::fs::write(&file, b"not a store").expect("write");
-    assert_refused(&mut Sheep::at(&file, &[]), "file");
-    assert_eq!(std::fs::read(&file).expect("read"), b"not a store");
-    assert_refused(&mut Sheep::at(&file.join("below"), &[]), "below");
-    assert_refused(&mut Sheep::at(&home.path().join("a/b/c"), &[]), "a/b/c");
-
-    let (mut sheep, content) = sheep_with_kept();
-    let store = sheep.store().to_owned();
-    assert_refused(&mut Sheep::at(&store, &[]), "another sheep daemon is using");
-    assert_kept(&sheep, &content);
-    sheep.stop();
-}
-
-#[test]
-fn sheep_refuses_ports_it_cannot_have() {
-    let home = tempfile::tempdir().expect("a temporary directory");
-    for port in ["0", "65536", "x", "", "+7000", "-1"] {
-        let mut sheep = Sheep::at(&home.path().join("store"), &["-p", port]);
-        assert_refused(&mut sheep, &format!("Invalid port number '{port}'"));
-    }
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
-    let port = taken.local_addr().expect("bound").port().to_string();
-    let mut sheep = Sheep::at(&home.path().join("store"), &["-p", &port]);
-    assert_refused(&mut sheep, &port);
-    for nbd in ["--nbd=0", "--nbd=65536", "--nbd=x:10809", "--nbd="] {
-        let mut sheep = Sheep::at(&home.path().join("store"), &[nbd]);
-        assert_refused(&mut sheep, "nbd");
-    }
-    // None of these left something that is in the way.
-    let mut sheep = Sheep::at(&home.path().join("store"), &[]);
-    sheep.start();
-    sheep.stop();
-}
-
-#[test]
-fn a_store_of_another_cluster_is_refused() {
-    let home = tempfile::tempdir().expect("a temporary directory");
-    let driver = |name: &str| format!("local:{}", home.path().join(name).display());
-    let (one, two) = (driver("one.db"), driver("two.db"));
-    let mut first = Sheep::at(&home.path().join("first"), &["-c", &one]);
-    first.start();
-    let _ = first.dog().run(&["cluster", "format", "-c", "1"]).ok();
-    first.stop();
-    let mut second = Sheep::at(&home.path().join("second"), &["-c", &two]);
-    second.start();
-    let _ = second.dog().run(&["cluster", "format", "-c", "1"]).ok();
-    second.stop();
-    let mut crossed = Sheep::at(&home.path().join("first"), &["-c", &two]);
-    let (code, said) = failed_start(&mut crossed);
-    assert_eq!(code, 1, "{said}");
-    // Where it belongs it is welcome.
-    first.start();
-    first.stop();
-}
-
-#[test]
-fn a_store_of_a_newer_version_is_refused() {
-    let (mut sheep, content) = sheep_with_kept();
-    sheep.stop();
-    let identity = sheep.store().join("identity");
-    let ours = std::fs::read_to_string(&identity).expect("read");
-    let newer = ours.replace("format = 1\n", "format = 2\n");
-    assert_ne!(newer, ours, "the identity names its format");
-    std::fs::write(&identity, newer).expect("write");
-    assert_refused(&mut sheep, "written by a newer version");
-    std::fs::write(&identity, ours).expect("write");
-    sheep.start();
-    assert_kept(&sheep, &content);
-}
-
-#[test]
-fn full_and_read_only_disks_are_refused_or_reported() {
-    let Some(disk) = sheepdog_testkit::loopfs::SmallFs::new(768 << 20) else {
-        return;
-    };
-    let store = disk.path().join("store");
-    let mut sheep = Sheep::at(&store, &[]);
-    sheep.start();
-    let dog = sheep.dog();
-    let _ = dog.run(&["cluster", "format", "-c", "1"]).ok();
-    let _ = dog.run(&["vdi", "create", "disk", "1G"]).ok();
-    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
-    let mut written = 0;
-    let mut data = vec![0; 1 << 20];
-    let error = loop {
-        Rng::new(written).fill(&mut data);
-        let reply = client.call(Command::Write, 0, written << 20, 1 << 20, &data);
-        match reply.expect("an answer, not a dead sheep").error {
-            0 => written += 1,
-            error => break error,
-        }
-        assert!(written < 768, "more was taken than there is");
-    };
-    assert_eq!(error, 28, "no space");
-    assert!(written > 16, "only {written} MiB fit on a disk of 768");
-    let check = |client: &mut Client, from: u64| {
-        let mut expected = vec![0; 1 << 20];
-        for at in from..written {
-            Rng::new(at).fill(&mut expected);
-            let found = client.read(at << 20, 1 << 20).expect("read");
-            assert!(found == expected, "MiB {at} differs");
-        }
-    };
-    check(&mut client, 0);
-    // Room is made by discarding, on the full disk, and used again.
-    let reply = client
-        .call(Command::Trim, 0, 0, 8 << 20, &[])
-        .expect("an answer");
-    assert_eq!(reply.error, 0);
-    client.write(0, &data[..4096]).expect("there is room again");
-    // And a full disk is no reason not to start.
-    drop(client);
-    sheep.kill();
-    sheep.start();
-    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
-    assert!(client.read(0, 4096).expect("read") == data[..4096]);
-    check(&mut client, 8);
-    drop(client);
-    sheep.stop();
-
-    disk.set_read_only(true);
-    assert_refused(&mut sheep, "store");
-    disk.set_read_only(false);
-    sheep.start();
-    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
-    check(&mut client, 8);
-    drop(client);
-    sheep.stop();
-
-    // A new store where there is no room for one.
-    let filler = std::fs::File::create(disk.path().join("filler")).expect("create");
-    let free = disk.free();
-    let all = free - free % 4096;
-    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, all).expect("fill");
-    assert_refused(&mut Sheep::at(&disk.path().join("other"), &[]), "other");
 }
 
 #[test]

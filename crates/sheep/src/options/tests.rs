@@ -160,7 +160,7 @@ fn bad_input_has_one_exact_line() {
             "--nbd 10809",
             "option '--nbd' requires its argument with '='".to_owned(),
         ),
-        ("--nbd=", "Invalid port number ''".to_owned()),
+        ("--nbd=", "Invalid NBD port number ''".to_owned()),
         (
             "--nbd=::1:1",
             "Invalid NBD address '::1:1': must be [ADDR:]PORT, an IPv6 address in brackets"

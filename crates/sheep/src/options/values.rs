@@ -27,11 +27,13 @@ fn number(text: &str, range: std::ops::RangeInclusive<u64>) -> Option<u64> {
     text.parse().ok().filter(|n| range.contains(n))
 }
 
+fn port_number(text: &str) -> Option<u16> {
+    number(text, 1..=u64::from(u16::MAX)).and_then(|n| u16::try_from(n).ok())
+}
+
 /// `-p`.
 pub fn port(text: &str) -> Result<u16, Refusal> {
-    number(text, 1..=u64::from(u16::MAX))
-        .and_then(|n| u16::try_from(n).ok())
-        .ok_or_else(|| Refusal::new(format!("Invalid port number '{text}'")))
+    port_number(text).ok_or_else(|| Refusal::new(format!("Invalid port number '{text}'")))
 }
 
 /// `-z`.
@@ -112,7 +114,8 @@ pub fn nbd(text: &str) -> Result<SocketAddr, Refusal> {
         Some((host, port)) => (Some(host), port),
         None => (None, text),
     };
-    let port = port(port_text)?;
+    let port = port_number(port_text)
+        .ok_or_else(|| Refusal::new(format!("Invalid NBD port number '{port_text}'")))?;
     let ip = match host {
         None => IpAddr::V4(Ipv4Addr::LOCALHOST),
         Some(host) => match host.strip_prefix('[') {

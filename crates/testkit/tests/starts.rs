@@ -1,0 +1,182 @@
+//! Starts that must fail: each says one clear line where it was started, exits 1 and leaves nothing
+//! that is in the way of the next.
+
+use sheepdog_testkit::Server;
+use sheepdog_testkit::kept::{assert_kept, sheep_with_kept};
+use sheepdog_testkit::loopfs::SmallFs;
+use sheepdog_testkit::nbd::{Client, Command};
+use sheepdog_testkit::rng::Rng;
+use sheepdog_testkit::sheep::Sheep;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+#[track_caller]
+fn assert_refused(sheep: &mut Sheep, says: &str) {
+    let (status, said) = sheep.try_start().expect_err("it must not start");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains(says), "expected {says:?}, got {said}");
+}
+
+#[test]
+fn sheep_refuses_paths_it_cannot_use() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let file = home.path().join("file");
+    std::fs::write(&file, b"not a store").expect("write");
+    assert_refused(&mut Sheep::at(&file, &[]), "file");
+    assert_eq!(std::fs::read(&file).expect("read"), b"not a store");
+    assert_refused(&mut Sheep::at(&file.join("below"), &[]), "below");
+    assert_refused(&mut Sheep::at(&home.path().join("a/b/c"), &[]), "a/b/c");
+
+    let (mut sheep, content) = sheep_with_kept();
+    let store = sheep.store().to_owned();
+    assert_refused(&mut Sheep::at(&store, &[]), "another sheep daemon is using");
+    assert_kept(&sheep, &content);
+    sheep.stop();
+}
+
+#[test]
+fn sheep_refuses_ports_it_cannot_have() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    for port in ["0", "65536", "x", "", "+7000", "-1"] {
+        let mut sheep = Sheep::at(&home.path().join("store"), &["-p", port]);
+        assert_refused(&mut sheep, &format!("Invalid port number '{port}'"));
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-p", &port]);
+    assert_refused(&mut sheep, &port);
+    for nbd in ["--nbd=0", "--nbd=65536", "--nbd=x:10809", "--nbd="] {
+        let mut sheep = Sheep::at(&home.path().join("store"), &[nbd]);
+        assert_refused(&mut sheep, "Invalid NBD ");
+    }
+    // None of these left something that is in the way.
+    let mut sheep = Sheep::at(&home.path().join("store"), &[]);
+    sheep.start();
+    sheep.stop();
+}
+
+#[test]
+fn a_store_of_another_cluster_is_refused() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let driver = |name: &str| format!("local:{}", home.path().join(name).display());
+    let (one, two) = (driver("one.db"), driver("two.db"));
+    let mut first = Sheep::at(&home.path().join("first"), &["-c", &one]);
+    first.start();
+    let _ = first.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    first.stop();
+    let mut second = Sheep::at(&home.path().join("second"), &["-c", &two]);
+    second.start();
+    let _ = second.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    second.stop();
+    let mut crossed = Sheep::at(&home.path().join("first"), &["-c", &two]);
+    assert_refused(&mut crossed, "belongs to cluster");
+    // Where it belongs it is welcome.
+    first.start();
+    first.stop();
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused() {
+    let (mut sheep, content) = sheep_with_kept();
+    sheep.stop();
+    let identity = sheep.store().join("identity");
+    let ours = std::fs::read_to_string(&identity).expect("read");
+    let newer = ours.replace("format = 1\n", "format = 2\n");
+    assert_ne!(newer, ours, "the identity names its format");
+    std::fs::write(&identity, newer).expect("write");
+    assert_refused(&mut sheep, "written by a newer version");
+    std::fs::write(&identity, ours).expect("write");
+
+    // The store's own blocks: magic, version (16 bits), 2 bytes, length, CRC-32C of all with a
+    // zero in its place. First the superblock, then the two checkpoint slots.
+    let data = sheep.store().join("data");
+    let file = File::options().read(true).write(true).open(&data);
+    let file = file.expect("open the data file");
+    for at in [0, 4096, 8192] {
+        let mut ours = vec![0; 4096];
+        file.read_exact_at(&mut ours, at).expect("read");
+        let mut newer = ours.clone();
+        if newer[..16] == [0; 16] {
+            // A checkpoint slot that was never written.
+            continue;
+        }
+        newer[4] += 1;
+        newer[12..16].fill(0);
+        let len = u32::from_le_bytes([newer[8], newer[9], newer[10], newer[11]]) as usize;
+        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &newer[..16 + len]);
+        newer[12..16].copy_from_slice(&(sum as u32).to_le_bytes());
+        file.write_all_at(&newer, at).expect("write");
+        assert_refused(&mut sheep, "written by a newer version");
+        file.write_all_at(&ours, at).expect("write");
+    }
+    sheep.start();
+    assert_kept(&sheep, &content);
+}
+
+#[test]
+fn full_and_read_only_disks_are_refused_or_reported() {
+    let Some(disk) = SmallFs::new(768 << 20) else {
+        return;
+    };
+    let store = disk.path().join("store");
+    let mut sheep = Sheep::at(&store, &[]);
+    sheep.start();
+    let dog = sheep.dog();
+    let _ = dog.run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = dog.run(&["vdi", "create", "disk", "1G"]).ok();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    let mut written = 0;
+    let mut data = vec![0; 1 << 20];
+    let error = loop {
+        Rng::new(written).fill(&mut data);
+        let reply = client.call(Command::Write, 0, written << 20, 1 << 20, &data);
+        match reply.expect("an answer, not a dead sheep").error {
+            0 => written += 1,
+            error => break error,
+        }
+        assert!(written < 768, "more was taken than there is");
+    };
+    assert_eq!(error, 28, "no space");
+    assert!(written > 16, "only {written} MiB fit on a disk of 768");
+    let check = |client: &mut Client, from: u64| {
+        let mut expected = vec![0; 1 << 20];
+        for at in from..written {
+            Rng::new(at).fill(&mut expected);
+            let found = client.read(at << 20, 1 << 20).expect("read");
+            assert!(found == expected, "MiB {at} differs");
+        }
+    };
+    check(&mut client, 0);
+    // Room is made by discarding, on the full disk, and used again.
+    let reply = client
+        .call(Command::Trim, 0, 0, 8 << 20, &[])
+        .expect("an answer");
+    assert_eq!(reply.error, 0);
+    client.write(0, &data[..4096]).expect("there is room again");
+    // And a full disk is no reason not to start.
+    drop(client);
+    sheep.kill();
+    sheep.start();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    assert!(client.read(0, 4096).expect("read") == data[..4096]);
+    check(&mut client, 8);
+    drop(client);
+    sheep.stop();
+
+    disk.set_read_only(true);
+    assert_refused(&mut sheep, "store");
+    disk.set_read_only(false);
+    sheep.start();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    check(&mut client, 8);
+    drop(client);
+    sheep.stop();
+
+    // A new store where there is no room for one.
+    let filler = File::create(disk.path().join("filler")).expect("create");
+    let free = disk.free();
+    let all = free - free % 4096;
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, all).expect("fill");
+    assert_refused(&mut Sheep::at(&disk.path().join("other"), &[]), "other");
+}
