@@ -213,6 +213,19 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], patience: Duration) -> Option<usize
     }
 }
 
+/// Looks again and again until something that happens in the background has happened.
+///
+/// # Panics
+/// When it does not.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What a command that ran to its end said and how it ended.
 #[derive(Debug)]
 pub struct Ended {
