@@ -1,7 +1,7 @@
 //! Other people's tools judge the NBD door and the images.
 
 use sheepdog_testkit::Server;
-use sheepdog_testkit::process::{Ended, run};
+use sheepdog_testkit::process::{Ended, run, wait_until};
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
 use sheepdog_testkit::tools::command;
@@ -228,7 +228,16 @@ fn nbdinfo_shows_exports_and_maps() {
 
 #[test]
 fn qemu_io_patterns_hold_through_kill_9() {
-    let mut sheep = Sheep::new();
+    patterns_hold("auto");
+}
+
+#[test]
+fn qemu_io_patterns_hold_without_io_uring() {
+    patterns_hold("blocking");
+}
+
+fn patterns_hold(engine: &str) {
+    let mut sheep = Sheep::with(&["--io", engine]);
     let _ = sheep.dog().run(&["vdi", "create", "disk", "16M"]).ok();
     let io = |sheep: &Sheep, commands: &[&str]| {
         let mut io = command("qemu-io");
@@ -307,47 +316,54 @@ fn fio_verifies_unaligned_traffic() {
 
 #[test]
 fn discarded_space_returns_to_the_host() {
-    let sheep = Sheep::new();
+    let mut sheep = Sheep::new();
     let _ = sheep.dog().run(&["vdi", "create", "disk", "64M"]).ok();
+    let store = sheep.store().to_owned();
     let used = || -> u64 {
         let du = run(
             std::process::Command::new("du")
                 .args(["-s", "-B1"])
-                .arg(sheep.store()),
+                .arg(&store),
             b"",
         );
         let du = du.ok().text();
-        du.split_whitespace()
-            .next()
-            .expect("a number")
-            .parse()
-            .expect("a number")
+        let number = du.split_whitespace().next().expect("a number");
+        number.parse().expect("a number")
     };
-    let io = |word: &str| {
-        let _ = tool(&["qemu-io", "-f", "raw", "-c", word, &sheep.uri("disk")]).ok();
+    let io = |sheep: &Sheep, words: &[&str]| {
+        let mut io = command("qemu-io");
+        io.args(["-f", "raw"]);
+        for word in words {
+            io.args(["-c", word]);
+        }
+        let _ = run(io.arg(sheep.uri("disk")), b"").ok();
     };
     let before = used();
-    io("write -P 7 0 48M");
+    io(&sheep, &["write -P 7 0 48M"]);
     let full = used();
     assert!(full >= before + 48 * MIB, "{before} {full}");
-    io("discard 0 48M");
-    // What was discarded is given back at the latest when a checkpoint is done: at a clean end.
-    let mut sheep = sheep;
-    sheep.stop();
-    let du = run(
-        std::process::Command::new("du")
-            .args(["-s", "-B1"])
-            .arg(sheep.store()),
-        b"",
+    // While it runs, and but for what is still used.
+    io(&sheep, &["discard 0 16M", "discard 17M 31M"]);
+    wait_until("space returns", || used() <= before + 2 * MIB);
+    assert_eq!(
+        map(&sheep.uri("disk")),
+        [
+            (0, 16 * MIB, "hole,zero".to_owned()),
+            (16 * MIB, MIB, "data".to_owned()),
+            (17 * MIB, 47 * MIB, "hole,zero".to_owned())
+        ]
     );
-    let du = du.ok().text();
-    let after: u64 = du
-        .split_whitespace()
-        .next()
-        .expect("a number")
-        .parse()
-        .expect("a number");
-    assert!(after <= before + 4 * MIB, "{before} {full} {after}");
+    // Single blocks too, between blocks that stay.
+    io(&sheep, &["write -P 7 32M 8M"]);
+    let words: Vec<_> = (0..1024)
+        .map(|at| format!("discard {}k 4k", 32768 + 8 * at))
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    io(&sheep, &words);
+    wait_until("space returns", || used() <= before + 6 * MIB);
+    sheep.stop();
+    assert!(used() <= before + 6 * MIB);
+    assert!(used() >= before + 5 * MIB);
 }
 
 #[test]
