@@ -135,7 +135,7 @@ async fn payload(
         fill_payload(connection, inbox, len).await?;
     }
     let skew = (offset % BLOCK_SIZE as u64) as usize;
-    let mut buf = PageBuf::zeroed(skew + len);
+    let mut buf = PageBuf::reused(skew + len);
     let target = &mut buf.as_mut()[skew..skew + len];
     let mut have = inbox.bytes().len().min(len);
     target[..have].copy_from_slice(&inbox.bytes()[..have]);

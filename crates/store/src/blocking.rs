@@ -247,7 +247,7 @@ fn failed(verb: &str, area: Area, offset: u64, error: &io::Error) -> DiskError {
 }
 
 fn read(areas: &Areas, area: Area, offset: u64, len: usize) -> io::Result<Bytes> {
-    let mut pages = PageBuf::zeroed(len);
+    let mut pages = PageBuf::reused(len);
     let buf = &mut pages.as_mut()[..len];
     let mut done = 0;
     while done < len {

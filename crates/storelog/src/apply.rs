@@ -92,6 +92,7 @@ impl Store {
         payload_pos: u64,
         seq: u64,
     ) -> (Vec<FreedUnit>, Vec<u32>) {
+        self.stale_pending |= matches!(record.body, Body::Zero { .. });
         let geometry = self.geometry();
         let per_chunk = geometry.blocks_per_chunk();
         let ticket = self.tickets.next();

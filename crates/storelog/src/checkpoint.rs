@@ -120,25 +120,10 @@ impl Store {
             || self.index.cached_bytes() > self.limits.cache_bytes * 2
             || self.space.recycled_units() > 2 * self.limits.recycled_units
             || (idle && self.dirty_since.is_some() && self.space.recycled_units() > 0)
-            || (idle && self.dirty_since.is_some() && self.has_stale())
+            || (idle && self.dirty_since.is_some() && self.stale_pending)
             || self
                 .dirty_since
                 .is_some_and(|since| self.now.saturating_sub(since) >= DIRTY_MS)
-    }
-
-    /// Whether a dirty fragment holds space to be given back. Asked once idle only.
-    fn has_stale(&self) -> bool {
-        self.index.dirty().iter().any(|id| {
-            self.index
-                .get(*id)
-                .and_then(|entry| entry.loaded.as_deref())
-                .is_some_and(|loaded| {
-                    loaded
-                        .fragment
-                        .chunks()
-                        .any(|(_, _, chunk)| chunk.stale != 0)
-                })
-        })
     }
 
     pub(crate) fn start_checkpoint_if_due(&mut self, out: &mut Vec<Effect>) {
@@ -151,6 +136,7 @@ impl Store {
         let units = self.space.take_recycled(self.log.durable, keep);
         let fragments: Vec<_> = self.index.dirty().iter().rev().copied().collect();
         self.dirty_since = None;
+        self.stale_pending = false;
         self.checkpoint = Some(Checkpoint {
             phase: Phase::Drain,
             replay: self.log.next,

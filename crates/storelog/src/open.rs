@@ -691,6 +691,7 @@ impl Opening {
             now: 0,
             last_write: 0,
             dirty_since: None,
+            stale_pending: true,
             retry_checkpoint_at: 0,
             stats: Stats::default(),
             failed: None,

@@ -147,6 +147,8 @@ pub struct Store {
     pub(crate) now: u64,
     pub(crate) last_write: u64,
     pub(crate) dirty_since: Option<u64>,
+    /// Something was zeroed since the last checkpoint began: there may be space to give back.
+    pub(crate) stale_pending: bool,
     pub(crate) retry_checkpoint_at: u64,
     pub(crate) stats: Stats,
     pub(crate) failed: Option<String>,

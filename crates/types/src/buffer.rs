@@ -2,45 +2,119 @@
 
 use crate::BLOCK_SIZE;
 use bytes::Bytes;
+use std::cell::RefCell;
 
 /// One block of memory at an address that direct I/O accepts.
 #[derive(Clone, Copy)]
 #[repr(C, align(4096))]
 struct Page([u8; BLOCK_SIZE]);
 
-/// A zeroed, writable, page-aligned buffer of whole blocks. Freeze it into [`Bytes`] to share it;
-/// slices of those keep the memory alive.
+/// Pages of the largest buffer that is kept for reuse: 4 MiB.
+const POOLED_PAGES_MAX: usize = 1024;
+/// Bytes that one thread keeps for reuse.
+const POOLED_BYTES_MAX: usize = 64 << 20;
+
+/// Freed buffers of this thread by size, a power of two of pages. Aligned allocations are slow in
+/// the system's allocator and large ones cost a page fault per page, so they are kept.
+#[derive(Default)]
+struct Pool {
+    classes: [Vec<Vec<Page>>; POOLED_PAGES_MAX.ilog2() as usize + 1],
+    bytes: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = RefCell::default();
+}
+
+/// A writable, page-aligned buffer of whole blocks. Freeze it into [`Bytes`] to share it; slices of
+/// those keep the memory alive.
 pub struct PageBuf {
+    /// All of the memory; the buffer is its first `blocks`.
     pages: Vec<Page>,
+    blocks: usize,
 }
 
 impl PageBuf {
-    /// `bytes` is rounded up to whole blocks.
+    /// All zeros. `bytes` is rounded up to whole blocks.
     #[must_use]
     pub fn zeroed(bytes: usize) -> Self {
-        Self {
-            pages: vec![Page([0; BLOCK_SIZE]); bytes.div_ceil(BLOCK_SIZE)],
+        let (mut buf, fresh) = Self::take(bytes);
+        if !fresh {
+            buf.as_mut().fill(0);
+        }
+        buf
+    }
+
+    /// For a reader that writes every byte before anyone else sees the buffer: it holds zeros or
+    /// bytes of an earlier use. `bytes` is rounded up to whole blocks.
+    #[must_use]
+    pub fn reused(bytes: usize) -> Self {
+        Self::take(bytes).0
+    }
+
+    /// The buffer, and whether it is freshly zeroed.
+    fn take(bytes: usize) -> (Self, bool) {
+        let blocks = bytes.div_ceil(BLOCK_SIZE);
+        if blocks == 0 {
+            return (
+                Self {
+                    pages: Vec::new(),
+                    blocks,
+                },
+                true,
+            );
+        }
+        let pages = blocks.next_power_of_two();
+        let pooled = (pages <= POOLED_PAGES_MAX)
+            .then(|| {
+                POOL.try_with(|pool| {
+                    let mut pool = pool.try_borrow_mut().ok()?;
+                    let taken = pool.classes[pages.ilog2() as usize].pop()?;
+                    pool.bytes -= pages * BLOCK_SIZE;
+                    Some(taken)
+                })
+                .ok()?
+            })
+            .flatten();
+        match pooled {
+            Some(pages) => (Self { pages, blocks }, false),
+            None if pages <= POOLED_PAGES_MAX => (
+                Self {
+                    pages: vec![Page([0; BLOCK_SIZE]); pages],
+                    blocks,
+                },
+                true,
+            ),
+            None => (
+                Self {
+                    pages: vec![Page([0; BLOCK_SIZE]); blocks],
+                    blocks,
+                },
+                true,
+            ),
         }
     }
 
     /// A buffer of whole blocks that starts with `data` and is zero behind it.
     #[must_use]
     pub fn copy_of(data: &[u8]) -> Self {
-        let mut buf = Self::zeroed(data.len());
-        buf.as_mut()[..data.len()].copy_from_slice(data);
+        let mut buf = Self::reused(data.len());
+        let (head, tail) = buf.as_mut().split_at_mut(data.len());
+        head.copy_from_slice(data);
+        tail.fill(0);
         buf
     }
 
     /// Bytes, a multiple of the block size.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.pages.len() * BLOCK_SIZE
+    pub const fn len(&self) -> usize {
+        self.blocks * BLOCK_SIZE
     }
 
     /// Whether it holds no block.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.pages.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.blocks == 0
     }
 
     /// Shares the memory; no copy.
@@ -50,15 +124,34 @@ impl PageBuf {
     }
 }
 
+impl Drop for PageBuf {
+    fn drop(&mut self) {
+        let pages = self.pages.len();
+        if !pages.is_power_of_two() || pages > POOLED_PAGES_MAX {
+            return;
+        }
+        let memory = std::mem::take(&mut self.pages);
+        // A thread that is ending has no pool any more.
+        let _ = POOL.try_with(|pool| {
+            if let Ok(mut pool) = pool.try_borrow_mut()
+                && pool.bytes + pages * BLOCK_SIZE <= POOLED_BYTES_MAX
+            {
+                pool.bytes += pages * BLOCK_SIZE;
+                pool.classes[pages.ilog2() as usize].push(memory);
+            }
+        });
+    }
+}
+
 impl AsRef<[u8]> for PageBuf {
     fn as_ref(&self) -> &[u8] {
-        self.pages.as_slice().as_flattened_bytes()
+        self.pages[..self.blocks].as_flattened_bytes()
     }
 }
 
 impl AsMut<[u8]> for PageBuf {
     fn as_mut(&mut self) -> &mut [u8] {
-        self.pages.as_mut_slice().as_flattened_bytes_mut()
+        self.pages[..self.blocks].as_flattened_bytes_mut()
     }
 }
 
@@ -95,5 +188,35 @@ mod tests {
         let second = frozen.slice(4096..);
         drop(frozen);
         assert_eq!(second[0], 7);
+    }
+
+    #[test]
+    fn memory_is_reused_but_zeroed_buffers_are_zero() {
+        let mut buf = PageBuf::zeroed(3 * BLOCK_SIZE);
+        buf.as_mut().fill(9);
+        let address = buf.as_ref().as_ptr();
+        drop(buf);
+        let again = PageBuf::zeroed(4 * BLOCK_SIZE);
+        assert_eq!(
+            again.as_ref().as_ptr(),
+            address,
+            "sizes of one power of two share memory"
+        );
+        assert!(again.as_ref().iter().all(|b| *b == 0));
+        drop(again.freeze());
+        let short = PageBuf::copy_of(&[7; 3 * BLOCK_SIZE - 10]);
+        assert_eq!(
+            (short.len(), short.as_ref()[3 * BLOCK_SIZE - 10]),
+            (3 * BLOCK_SIZE, 0)
+        );
+        assert!(PageBuf::zeroed(0).is_empty());
+    }
+
+    #[test]
+    fn a_thread_keeps_a_bounded_amount() {
+        let held: Vec<_> = (0..40).map(|_| PageBuf::zeroed(4 << 20)).collect();
+        drop(held);
+        POOL.with(|pool| assert_eq!(pool.borrow().bytes, POOLED_BYTES_MAX));
+        assert_eq!(PageBuf::zeroed(5 << 20).len(), 5 << 20);
     }
 }

@@ -154,7 +154,7 @@ pub async fn read_payload(stream: &mut (impl AsyncRead + Unpin), header: Header)
     } else {
         let start = header.bulk_align as usize;
         let end = start + header.bulk_len as usize;
-        let mut pages = PageBuf::zeroed(end);
+        let mut pages = PageBuf::reused(end);
         stream
             .read_exact(&mut pages.as_mut()[start..end])
             .await

@@ -132,7 +132,7 @@ impl Slot {
                 offset,
                 len,
                 done: 0,
-                buf: PageBuf::zeroed(len),
+                buf: PageBuf::reused(len),
             }),
             DiskOp::Write {
                 area,
