@@ -1,6 +1,6 @@
 //! A durable record changes the index. Live writes and replay go through the same code.
 
-use crate::format::batch::{Body, Record, ZeroKind};
+use crate::format::batch::{Body, Placed, Record, ZeroKind};
 use crate::fragment::{Fragment, FreedUnit};
 use crate::index::{Loaded, LoggedBlock};
 use crate::store::Store;
@@ -55,12 +55,7 @@ impl Store {
         freed: &mut BTreeSet<u32>,
     ) {
         let (left, unneeded) = self.change_index(record, None, payload_pos, seq);
-        let placed = match &record.body {
-            Body::Write { extents, .. } => extents.as_slice(),
-            Body::Zero { units, .. } => units.as_slice(),
-            Body::DeleteVid { .. } => &[],
-        };
-        for placed in placed {
+        for placed in placed(record) {
             self.space.replay(placed.unit, true);
             freed.remove(&placed.unit);
         }
@@ -69,6 +64,48 @@ impl Store {
             freed.insert(unit);
         }
         self.forget_if_empty(record);
+    }
+
+    /// At replay, a record that the fragment's page includes: only where the newest bytes lie in
+    /// the log is not on the page. Blocks that are home already go there once more.
+    pub(crate) fn replay_included(&mut self, record: &Record, payload_pos: u64, seq: u64) {
+        let geometry = self.geometry();
+        let per_chunk = geometry.blocks_per_chunk();
+        let mut delta = LoggedDelta::default();
+        let change = |loaded: &mut Loaded| -> Vec<FreedUnit> {
+            let vid = record.vid;
+            let (start, count) = match &record.body {
+                Body::Write { start, crcs, .. } => (*start, crcs.len() as u32),
+                Body::Zero { start, count, .. } => (*start, *count),
+                Body::DeleteVid { .. } => (0, geometry.blocks_per_fragment()),
+            };
+            for block in start..start + count {
+                delta.removed(loaded.logged.remove(&(vid, block)));
+            }
+            if let Body::Write { extents, .. } = &record.body {
+                let in_extent = |block: u32| {
+                    let chunk = block / per_chunk;
+                    extents
+                        .iter()
+                        .any(|placed| u32::from(placed.chunk) == chunk)
+                };
+                let inline = (start..start + count).filter(|block| !in_extent(*block));
+                for (block, pos) in inline.zip((payload_pos..).step_by(BLOCK_SIZE)) {
+                    let logged = LoggedBlock {
+                        bytes: None,
+                        pos,
+                        seq,
+                        ticket: 0,
+                    };
+                    loaded.logged.insert((vid, block), logged);
+                    delta.blocks_in += 1;
+                }
+            }
+            Vec::new()
+        };
+        self.index
+            .update(record.fragment, || Fragment::new(geometry), None, change);
+        self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
     }
 
     fn forget_if_empty(&mut self, record: &Record) {
@@ -214,5 +251,14 @@ impl Store {
         self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
         self.logged_bytes = self.logged_bytes + delta.bytes_in - delta.bytes_out;
         (freed, unneeded)
+    }
+}
+
+/// The units that a record names.
+fn placed(record: &Record) -> &[Placed] {
+    match &record.body {
+        Body::Write { extents, .. } => extents,
+        Body::Zero { units, .. } => units,
+        Body::DeleteVid { .. } => &[],
     }
 }

@@ -481,13 +481,15 @@ impl Store {
 
     fn write_page(&mut self, id: FragmentId, out: &mut Vec<Effect>) {
         let geometry = self.geometry();
+        // Batches are applied whole, so this is where the fragment stands.
+        let batch = self.log.durable;
         let Some(head) = self.index.get(id).map(|entry| entry.head) else {
             return;
         };
         let Some(loaded) = self.index.loaded(id) else {
             return;
         };
-        let bytes = fragment_page::encode(id, head, &loaded.fragment, geometry);
+        let bytes = fragment_page::encode(id, head, batch, &loaded.fragment, geometry);
         let Some(run) = self
             .space
             .claim_pages(bytes.len().div_ceil(BLOCK_SIZE) as u32)

@@ -120,6 +120,15 @@ impl Index {
         Some(loaded)
     }
 
+    /// Units that are homes of chunks of loaded fragments.
+    pub fn units_of_loaded(&self) -> impl Iterator<Item = u32> {
+        self.entries
+            .values()
+            .filter_map(|entry| entry.loaded.as_deref())
+            .flat_map(|loaded| loaded.fragment.chunks())
+            .filter_map(|(_, _, chunk)| chunk.unit)
+    }
+
     /// While opening: a fragment as its slot tells.
     pub fn adopt(&mut self, slot: u32, found: Slot) {
         self.stored_blocks += found.owners.stored_blocks();

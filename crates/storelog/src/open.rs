@@ -128,6 +128,8 @@ pub struct Opening {
     end_unless_wrapped: Option<u64>,
     records: Vec<Replayed>,
     torn: bool,
+    /// Places in the log where a batch was cut short.
+    wipe: Vec<u64>,
     pages: BTreeMap<FragmentId, Bytes>,
 }
 
@@ -151,6 +153,7 @@ impl Opening {
             end_unless_wrapped: None,
             records: Vec::new(),
             torn: false,
+            wipe: Vec::new(),
             pages: BTreeMap::new(),
         };
         opening.read(Want::Super, Area::Data, 0, 3 * BLOCK_SIZE);
@@ -515,7 +518,14 @@ impl Opening {
     }
 
     fn look_for_later(&mut self, pos: u64, bytes: &[u8]) -> Result<()> {
-        let superblock = self.superblock()?;
+        let superblock = self.superblock()?.clone();
+        if let Ok(header) = BatchHeader::peek(bytes, superblock.log_id, superblock.log_unit)
+            && header.seq == self.scan.seq
+        {
+            // A batch that was cut short, its first sector being here: the rest of it could be
+            // completed by a later batch that is cut short in the same place.
+            self.wipe.push(pos);
+        }
         for (at, rest) in (0..bytes.len())
             .step_by(superblock.log_unit as usize)
             .map(|at| (at, &bytes[at..]))
@@ -623,26 +633,25 @@ impl Opening {
         Ok(())
     }
 
-    /// Drops the last batch if it is torn, and wipes it: the next batch has its number and may go
-    /// to another place, and then a later opening must not find the torn one first.
+    /// Drops the last batch if it is torn, and wipes what is left of any: the next batch has the
+    /// same number and may go to another place, and then a later opening must not find this one.
     fn drop_torn_tail(&mut self) -> Result<()> {
         if let Some((header, start)) = self.last
             && self.torn
         {
-            let superblock = self.superblock()?;
+            self.wipe.push(start.pos);
+            self.records.retain(|replayed| replayed.seq != header.seq);
+            self.scan = start;
+        }
+        let (size, unit) = (self.superblock()?.log_bytes, self.superblock()?.log_unit);
+        for pos in std::mem::take(&mut self.wipe) {
             let op = DiskOp::Write {
                 area: Area::Log,
-                offset: start.pos % superblock.log_bytes,
-                data: vec![
-                    PageBuf::zeroed(BLOCK_SIZE)
-                        .freeze()
-                        .slice(..superblock.log_unit as usize),
-                ],
+                offset: pos % size,
+                data: vec![PageBuf::zeroed(BLOCK_SIZE).freeze().slice(..unit as usize)],
                 durable: true,
             };
             self.queue.push_back((Want::Flush, op));
-            self.records.retain(|replayed| replayed.seq != header.seq);
-            self.scan = start;
         }
         Ok(())
     }
@@ -700,20 +709,38 @@ impl Opening {
             next_read: 0,
             superblock,
         });
+        let mut included: BTreeMap<FragmentId, u64> = BTreeMap::new();
         for (id, bytes) in std::mem::take(&mut self.pages) {
-            let fragment = store.decode_page(id, Ok(bytes))?;
-            store.index.load(id, fragment);
+            let page = store.decode_page(id, Ok(bytes))?;
+            included.insert(id, page.batch);
+            store.index.load(id, page.fragment);
         }
         let mut freed: BTreeSet<u32> = self.root.unpunched.iter().copied().collect();
         let mut seqs = BTreeSet::new();
         for replayed in &self.records {
             seqs.insert(replayed.seq);
-            store.replay(
-                &replayed.record,
-                replayed.payload_pos,
-                replayed.seq,
-                &mut freed,
-            );
+            let Replayed {
+                record,
+                payload_pos,
+                seq,
+            } = replayed;
+            // A page may be younger than the position where replay starts. What it includes is
+            // not done again: the fragment would pass through states that never were, and could
+            // keep units that it had left.
+            if included
+                .get(&record.fragment)
+                .is_some_and(|batch| batch >= seq)
+            {
+                store.replay_included(record, *payload_pos, *seq);
+            } else {
+                store.replay(record, *payload_pos, *seq, &mut freed);
+            }
+        }
+        // Records that pages include were not counted again, others may have freed what they had
+        // claimed before: what the fragments use at the end is in use.
+        for unit in store.index.units_of_loaded() {
+            store.space.replay(unit, true);
+            freed.remove(&unit);
         }
         store.space.adopt_unpunched(freed);
         if !self.records.is_empty() || store.space.recycled_units() > 0 {

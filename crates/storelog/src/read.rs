@@ -3,8 +3,8 @@
 
 use crate::checksum::block_crc;
 use crate::command::{Answer, BlockKind, CommandId, Effect, Piece};
-use crate::format::fragment_page;
-use crate::fragment::{Chunk, Fragment};
+use crate::format::fragment_page::{self, FragmentPage};
+use crate::fragment::Chunk;
 use crate::index::Loaded;
 use crate::io::{Area, DiskError, DiskOp};
 use crate::store::{Purpose, Store, out_of_range};
@@ -316,8 +316,8 @@ impl Store {
         };
         active.loading = false;
         match loaded {
-            Ok(fragment) => {
-                self.index.load(id, fragment);
+            Ok(page) => {
+                self.index.load(id, page.fragment);
                 let active = &self.active;
                 self.index
                     .shrink(self.limits.cache_bytes, |id| active.contains_key(&id));
@@ -335,20 +335,18 @@ impl Store {
         }
     }
 
-    /// The fragment on a page that was read.
+    /// A fragment's page that was read.
     pub(crate) fn decode_page(
         &mut self,
         id: FragmentId,
         result: Result<Bytes, DiskError>,
-    ) -> Result<Fragment> {
+    ) -> Result<FragmentPage> {
         let bad = |why: String| Error::new(ErrorKind::Io, format!("page of fragment {id}: {why}"));
         let bytes = result.map_err(|error| bad(error.text))?;
-        let (_, fragment) =
-            fragment_page::decode(id, &bytes, self.geometry()).map_err(|malformed| {
-                self.stats.checksum_errors += 1;
-                bad(malformed.to_string())
-            })?;
-        Ok(fragment)
+        fragment_page::decode(id, &bytes, self.geometry()).map_err(|malformed| {
+            self.stats.checksum_errors += 1;
+            bad(malformed.to_string())
+        })
     }
 }
 

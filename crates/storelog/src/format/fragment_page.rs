@@ -1,5 +1,7 @@
 //! The page that holds what a fragment is made of: chunk versions and, per vid and chunk, home,
-//! masks and checksums. Written whole, never in place.
+//! masks and checksums. Written whole, never in place. It also says which batch of the log was the
+//! last one whose records it includes: replay starts earlier, and must change it by later records
+//! only.
 
 use super::codec::{Malformed, Reader, Writer, frame, unframe};
 use crate::fragment::{Chunk, Fragment, full_mask};
@@ -14,11 +16,18 @@ const NO_UNIT: u32 = u32::MAX;
 /// # Panics
 /// Never: lengths are bounded by the geometry.
 #[must_use]
-pub fn encode(id: FragmentId, head: Version, fragment: &Fragment, geometry: Geometry) -> Vec<u8> {
+pub fn encode(
+    id: FragmentId,
+    head: Version,
+    batch: u64,
+    fragment: &Fragment,
+    geometry: Geometry,
+) -> Vec<u8> {
     let mut w = Writer::default();
     w.u64(id.lineage.0);
     w.u64(id.number);
     encode_version(&mut w, head);
+    w.u64(batch);
     let versions = fragment.chunk_versions();
     let touched = versions
         .iter()
@@ -46,13 +55,20 @@ pub fn encode(id: FragmentId, head: Version, fragment: &Fragment, geometry: Geom
     frame(MAGIC, VERSION, &w.bytes)
 }
 
+/// What a page holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FragmentPage {
+    /// Version of the newest write it includes.
+    pub head: Version,
+    /// Batch of the newest record it includes.
+    pub batch: u64,
+    /// The bookkeeping itself.
+    pub fragment: Fragment,
+}
+
 /// # Errors
 /// When it is not the page of that fragment, or not what was written.
-pub fn decode(
-    id: FragmentId,
-    bytes: &[u8],
-    geometry: Geometry,
-) -> Result<(Version, Fragment), Malformed> {
+pub fn decode(id: FragmentId, bytes: &[u8], geometry: Geometry) -> Result<FragmentPage, Malformed> {
     let mut r = Reader::new(WHAT, unframe(WHAT, MAGIC, VERSION, bytes)?);
     if id
         != (FragmentId {
@@ -63,6 +79,7 @@ pub fn decode(
         return Err(r.bad("it belongs to another fragment"));
     }
     let head = decode_version(&mut r)?;
+    let batch = r.u64()?;
     let mut fragment = Fragment::new(geometry);
     let touched = r.u64()?;
     for chunk in (0..64).filter(|i| touched & (1 << i) != 0) {
@@ -110,7 +127,11 @@ pub fn decode(
             },
         );
     }
-    Ok((head, fragment))
+    Ok(FragmentPage {
+        head,
+        batch,
+        fragment,
+    })
 }
 
 fn encode_version(w: &mut Writer, version: Version) {
