@@ -1,6 +1,7 @@
 //! A durable record changes the index. Live writes and replay go through the same code.
 
 use crate::format::batch::{Body, Placed, Record, ZeroKind};
+use crate::format::index::UNITS_PER_PAGE;
 use crate::fragment::{Fragment, FreedUnit};
 use crate::index::{Loaded, LoggedBlock};
 use crate::store::Store;
@@ -39,6 +40,9 @@ impl Store {
     ) {
         let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
         self.held_units.extend(unneeded);
+        // A checkpoint may have written them as free while the record was on its way.
+        self.space
+            .mark_dirty(placed(record).iter().map(|p| p.unit / UNITS_PER_PAGE));
         let ticket = self.tickets.next();
         for unit in freed {
             self.space.recycle(unit, seq, ticket);
