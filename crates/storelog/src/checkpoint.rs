@@ -86,7 +86,14 @@ pub(crate) enum CheckpointOp {
     },
     /// Blocks of a chunk in use go back to the host. Like a write it holds a ticket: the unit may
     /// be freed meanwhile, and must not be written by another use before the punch has ended.
-    PunchBlocks { ticket: u64 },
+    PunchBlocks {
+        fragment: FragmentId,
+        vid: Vid,
+        chunk: u8,
+        unit: u32,
+        mask: u16,
+        ticket: u64,
+    },
     /// Whole units do.
     PunchUnits { first: u32, count: u32 },
     /// A fragment's page is written.
@@ -349,7 +356,10 @@ impl Store {
         let Some(loaded) = self.index.loaded(id) else {
             return;
         };
-        if loaded.stale_ticket > oldest {
+        // A reservation on its way counts on the space that is there.
+        let reserving = self.active.get(&id).is_some_and(|active| active.exclusive);
+        if reserving || loaded.stale_ticket > oldest {
+            self.stale_pending = true;
             return;
         }
         let stale: Vec<(Vid, u8, u32, u16)> = loaded
@@ -361,16 +371,46 @@ impl Store {
         for (vid, index, unit, mask) in stale {
             if let Some(loaded) = self.index.loaded(id) {
                 loaded.fragment.forget_stale(vid, index);
+                loaded.punching += mask_runs(mask).count() as u32;
             }
             for (slot, count) in mask_runs(mask) {
                 let op = DiskOp::Punch {
                     offset: self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64,
                     len: u64::from(count) * BLOCK_SIZE as u64,
                 };
-                let ticket = self.tickets.begin();
-                self.checkpoint_op(CheckpointOp::PunchBlocks { ticket }, op, out);
+                let what = CheckpointOp::PunchBlocks {
+                    fragment: id,
+                    vid,
+                    chunk: index,
+                    unit,
+                    mask: (((1u32 << count) - 1) << slot) as u16,
+                    ticket: self.tickets.begin(),
+                };
+                self.checkpoint_op(what, op, out);
             }
         }
+    }
+
+    /// A punch of stale blocks ended; if the host refused it, they are stale still.
+    fn blocks_punched(&mut self, op: &CheckpointOp, done: bool, out: &mut Vec<Effect>) {
+        let CheckpointOp::PunchBlocks {
+            fragment,
+            vid,
+            chunk,
+            unit,
+            mask,
+            ..
+        } = *op
+        else {
+            return;
+        };
+        if let Some(loaded) = self.index.loaded(fragment) {
+            loaded.punching = loaded.punching.saturating_sub(1);
+            if !done {
+                loaded.fragment.add_stale(vid, chunk, unit, mask);
+            }
+        }
+        self.drain_waiting(fragment, out);
     }
 
     /// The unit of a chunk, claimed now if it has none.
@@ -826,12 +866,16 @@ impl Store {
             (_, result) => result.err(),
         };
         if let Some(error) = error {
-            if error.kind == DiskErrorKind::Io || matches!(op, CheckpointOp::Slot) {
+            // A flush that failed may have lost what was written, whatever the reason.
+            if error.kind == DiskErrorKind::Io
+                || matches!(op, CheckpointOp::Flush | CheckpointOp::Slot)
+            {
                 return self.fail_op("write a checkpoint", &error, out);
             }
             if let Some(checkpoint) = &mut self.checkpoint {
                 checkpoint.no_space = true;
             }
+            self.blocks_punched(&op, false, out);
             if let CheckpointOp::Page { fragment, run } = op {
                 self.index.mark_dirty(fragment);
                 let ticket = self.tickets.next();
@@ -850,6 +894,7 @@ impl Store {
         }
         match op {
             CheckpointOp::Home { .. } => self.home_written(&op),
+            CheckpointOp::PunchBlocks { .. } => self.blocks_punched(&op, true, out),
             CheckpointOp::PunchUnits { first, count } => {
                 for unit in first..first + count {
                     self.space.release(unit);
@@ -862,7 +907,6 @@ impl Store {
             }
             CheckpointOp::Page { fragment, run } => self.page_written(fragment, run),
             CheckpointOp::Fetch { .. }
-            | CheckpointOp::PunchBlocks { .. }
             | CheckpointOp::IndexPage
             | CheckpointOp::Flush
             | CheckpointOp::Slot => {}

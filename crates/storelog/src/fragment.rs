@@ -286,6 +286,18 @@ impl Fragment {
         self.change(vid, index, |chunk| chunk.stale = 0);
     }
 
+    /// Blocks of `unit`, if that still is the chunk's, hold space that nobody wants.
+    pub fn add_stale(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
+        if self
+            .chunk(vid, index)
+            .is_some_and(|chunk| chunk.unit == Some(unit))
+        {
+            self.change(vid, index, |chunk| {
+                chunk.stale |= mask & !chunk.data & !chunk.backed;
+            });
+        }
+    }
+
     /// The vid owns nothing here any more. Gives its units.
     pub fn delete_vid(&mut self, vid: Vid) -> Vec<FreedUnit> {
         let full = self.full();

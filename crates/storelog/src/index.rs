@@ -29,6 +29,8 @@ pub struct Loaded {
     pub logged: BTreeMap<(Vid, u32), LoggedBlock>,
     /// Disk operations begun before this ticket may still read blocks that are stale now.
     pub stale_ticket: u64,
+    /// Punches of its stale blocks that have not ended.
+    pub punching: u32,
     /// Used since the cache's hand last passed.
     touched: bool,
     /// What the cache was charged for it.
@@ -167,6 +169,7 @@ impl Index {
             fragment,
             logged: BTreeMap::new(),
             stale_ticket: 0,
+            punching: 0,
             touched: true,
             charged,
         }));
@@ -270,14 +273,16 @@ impl Index {
     }
 
     /// A page with the fragment's present state is being written; bytes that came to the log
-    /// since keep it dirty.
+    /// since keep it dirty, and so does space that is still to be given back.
     pub fn mark_clean(&mut self, id: FragmentId) {
-        let logged = self
+        let unfinished = self
             .entries
             .get(&id)
             .and_then(|entry| entry.loaded.as_deref())
-            .is_some_and(|loaded| !loaded.logged.is_empty());
-        if !logged {
+            .is_some_and(|loaded| {
+                !loaded.logged.is_empty() || loaded.fragment.chunks().any(|(_, _, c)| c.stale != 0)
+            });
+        if !unfinished {
             self.dirty.remove(&id);
         }
         self.writing.insert(id);

@@ -366,11 +366,11 @@ impl Store {
             return;
         };
         let ready = self.index.is_ready(fragment);
-        let queued = self.active.get(&fragment).is_some_and(|active| {
-            active.exclusive
-                || !active.waiting.is_empty()
-                || (needs_to_be_alone(&command) && active.unapplied > 0)
-        });
+        let alone = needs_to_be_alone(&command);
+        let queued = (alone && self.is_punching(fragment))
+            || self.active.get(&fragment).is_some_and(|active| {
+                active.exclusive || !active.waiting.is_empty() || (alone && active.unapplied > 0)
+            });
         if ready && !queued {
             self.run(id, command, out);
         } else {
@@ -439,6 +439,7 @@ impl Store {
     pub(crate) fn drain_waiting(&mut self, fragment: FragmentId, out: &mut Vec<Effect>) {
         loop {
             let ready = self.index.is_ready(fragment);
+            let punching = self.is_punching(fragment);
             let Some(active) = self.active.get_mut(&fragment) else {
                 return;
             };
@@ -446,7 +447,7 @@ impl Store {
                 break;
             };
             let alone = needs_to_be_alone(command);
-            if !ready || active.exclusive || (alone && active.unapplied > 0) {
+            if !ready || active.exclusive || (alone && (active.unapplied > 0 || punching)) {
                 return;
             }
             let Some((id, command)) = active.waiting.pop_front() else {
@@ -455,6 +456,13 @@ impl Store {
             self.run(id, command, out);
         }
         self.drop_idle(fragment);
+    }
+
+    /// Whether space of blocks of the fragment is just being given back.
+    fn is_punching(&mut self, fragment: FragmentId) -> bool {
+        self.index
+            .loaded(fragment)
+            .is_some_and(|loaded| loaded.punching > 0)
     }
 
     pub(crate) fn drop_idle(&mut self, fragment: FragmentId) {
@@ -512,8 +520,8 @@ impl Store {
     }
 }
 
-/// Reservations look at the chunk's present home, so no other write of the fragment may be on its
-/// way.
+/// Reservations look at the chunk's present home and space, so no other write of the fragment, and
+/// no punch in it, may be on its way.
 const fn needs_to_be_alone(command: &Command) -> bool {
     matches!(
         command,
