@@ -1,6 +1,6 @@
 //! Small file systems on loop devices, for full and read-only disks. Root only.
 
-use crate::process::run;
+use crate::process::{run, wait_until};
 use crate::tools::{command, is_root};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -49,7 +49,8 @@ impl SmallFs {
         &self.point
     }
 
-    /// Makes it read-only or writable again.
+    /// Makes it read-only or writable again, once nobody writes to it: the kernel takes the files
+    /// of a process with a ring back only some time after its end.
     ///
     /// # Panics
     /// When the system refuses.
@@ -61,7 +62,7 @@ impl SmallFs {
         };
         let mut mount = Command::new("mount");
         mount.args(["-o", option]).arg(&self.point);
-        let _ = run(&mut mount, b"").ok();
+        wait_until("mount it anew", || run(&mut mount, b"").code == 0);
     }
 
     /// Bytes that are free.
