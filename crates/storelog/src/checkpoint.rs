@@ -23,6 +23,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const OPS_MAX: u32 = 64;
 /// Milliseconds after the last write before space is given back to the host.
 const IDLE_MS: u64 = 1000;
+/// Checkpoints that give space back after the last write: the first replaces pages of the index,
+/// the second gives those back too.
+const IDLE_CHECKPOINTS: u8 = 2;
 /// Milliseconds that something may stay in the log only.
 const DIRTY_MS: u64 = 30_000;
 /// Milliseconds before a checkpoint that found no space is tried again.
@@ -124,10 +127,12 @@ impl Store {
         let log_used = self.log.next.pos - self.log.head.pos;
         let idle = self.now.saturating_sub(self.last_write) >= IDLE_MS;
         log_used > self.superblock.log_bytes / 2
-            || self.index.cached_bytes() > self.limits.cache_bytes * 2
+            || (self.index.cached_bytes() > self.limits.cache_bytes * 2
+                && !self.index.dirty().is_empty())
             || self.space.recycled_units() > 2 * self.limits.recycled_units
-            || (idle && self.dirty_since.is_some() && self.space.recycled_units() > 0)
-            || (idle && self.dirty_since.is_some() && self.stale_pending)
+            || (idle
+                && self.idle_checkpoints < IDLE_CHECKPOINTS
+                && (self.stale_pending || self.space.recycled_units() > 0))
             || self
                 .dirty_since
                 .is_some_and(|since| self.now.saturating_sub(since) >= DIRTY_MS)
@@ -140,6 +145,7 @@ impl Store {
         let waiters = std::mem::take(&mut self.checkpoint_wanted);
         let busy = self.now.saturating_sub(self.last_write) < IDLE_MS && waiters.is_empty();
         let keep = if busy { self.limits.recycled_units } else { 0 };
+        self.idle_checkpoints = self.idle_checkpoints.saturating_add(u8::from(!busy));
         let units = self.space.take_recycled(self.log.durable, keep);
         let fragments: Vec<_> = self.index.dirty().iter().rev().copied().collect();
         self.dirty_since = None;
@@ -765,7 +771,9 @@ impl Store {
         );
         let active = &self.active;
         self.index
-            .shrink(self.limits.cache_bytes, |id| active.contains_key(&id));
+            .shrink(self.limits.cache_bytes, usize::MAX, |id| {
+                active.contains_key(&id)
+            });
     }
 
     /// Log space before the replay position is free once nobody reads it any more.
@@ -844,7 +852,7 @@ impl Store {
 
     pub(crate) fn checkpoint_done(
         &mut self,
-        op: CheckpointOp,
+        op: &CheckpointOp,
         result: Result<Bytes, DiskError>,
         out: &mut Vec<Effect>,
     ) {
@@ -853,14 +861,14 @@ impl Store {
         }
         if let CheckpointOp::Fetch { ticket, .. }
         | CheckpointOp::Home { ticket, .. }
-        | CheckpointOp::PunchBlocks { ticket, .. } = &op
+        | CheckpointOp::PunchBlocks { ticket, .. } = op
         {
             self.tickets.end(*ticket);
         }
-        let error = match (&op, result) {
+        let error = match (op, result) {
             // What cannot be read back is dealt with there.
             (CheckpointOp::Fetch { .. }, result) => {
-                self.fetched(&op, result);
+                self.fetched(op, result);
                 None
             }
             (_, result) => result.err(),
@@ -875,8 +883,8 @@ impl Store {
             if let Some(checkpoint) = &mut self.checkpoint {
                 checkpoint.no_space = true;
             }
-            self.blocks_punched(&op, false, out);
-            if let CheckpointOp::Page { fragment, run } = op {
+            self.blocks_punched(op, false, out);
+            if let CheckpointOp::Page { fragment, run } = *op {
                 self.index.mark_dirty(fragment);
                 let ticket = self.tickets.next();
                 for unit in self.space.free_pages(run) {
@@ -892,9 +900,9 @@ impl Store {
             }
             return;
         }
-        match op {
-            CheckpointOp::Home { .. } => self.home_written(&op),
-            CheckpointOp::PunchBlocks { .. } => self.blocks_punched(&op, true, out),
+        match *op {
+            CheckpointOp::Home { .. } => self.home_written(op),
+            CheckpointOp::PunchBlocks { .. } => self.blocks_punched(op, true, out),
             CheckpointOp::PunchUnits { first, count } => {
                 for unit in first..first + count {
                     self.space.release(unit);

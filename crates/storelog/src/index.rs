@@ -176,11 +176,11 @@ impl Index {
         self.clock.push_back(id);
     }
 
-    /// Drops clean bookkeeping until the rest fits `budget`; `pinned` ones stay.
-    pub fn shrink(&mut self, budget: usize, pinned: impl Fn(FragmentId) -> bool) {
-        // A few steps of the hand each time: with everything dirty nothing can be dropped before
-        // the next checkpoint, and looking at all of it would cost more than it gives.
-        for _ in 0..self.clock.len().min(64) {
+    /// Drops clean bookkeeping until the rest fits `budget`; `pinned` ones stay. Looks at no more
+    /// than `steps`: before a checkpoint most may be dirty, and looking at all would cost more
+    /// than it gives.
+    pub fn shrink(&mut self, budget: usize, steps: usize, pinned: impl Fn(FragmentId) -> bool) {
+        for _ in 0..self.clock.len().min(steps) {
             if self.cached_bytes <= budget {
                 break;
             }
@@ -225,7 +225,7 @@ impl Index {
                     head: Version::ZERO,
                     slot,
                     page: PageRun::default(),
-                    owners: Owners::Few(Vec::new()),
+                    owners: Owners::NONE,
                     loaded: None,
                 },
             );

@@ -701,6 +701,7 @@ impl Opening {
             last_write: 0,
             dirty_since: None,
             stale_pending: true,
+            idle_checkpoints: 0,
             retry_checkpoint_at: 0,
             stats: Stats::default(),
             failed: None,

@@ -320,7 +320,7 @@ impl Store {
                 self.index.load(id, page.fragment);
                 let active = &self.active;
                 self.index
-                    .shrink(self.limits.cache_bytes, |id| active.contains_key(&id));
+                    .shrink(self.limits.cache_bytes, 64, |id| active.contains_key(&id));
                 self.drain_waiting(id, out);
             }
             Err(error) => {

@@ -149,6 +149,8 @@ pub struct Store {
     pub(crate) dirty_since: Option<u64>,
     /// Something was zeroed since the last checkpoint began: there may be space to give back.
     pub(crate) stale_pending: bool,
+    /// Checkpoints begun while idle since the last write.
+    pub(crate) idle_checkpoints: u8,
     pub(crate) retry_checkpoint_at: u64,
     pub(crate) stats: Stats,
     pub(crate) failed: Option<String>,
@@ -278,7 +280,13 @@ impl Store {
         for (id, entry) in self.index.range(FragmentId::range_of(lineage)) {
             match (&entry.owners, entry.loaded.as_deref()) {
                 (crate::format::index::Owners::Few(owners), _) => {
-                    found.extend(owners.iter().filter(|o| o.vid == vid).map(|o| (id, *o)));
+                    found.extend(
+                        owners
+                            .iter()
+                            .flatten()
+                            .filter(|o| o.vid == vid)
+                            .map(|o| (id, *o)),
+                    );
                 }
                 (_, Some(loaded)) => {
                     found.extend(
@@ -348,10 +356,10 @@ impl Store {
         };
         match purpose {
             Purpose::Extent(write) => self.extent_done(write, completion.result, out),
-            Purpose::Batch => self.batch_done(completion.result, out),
+            Purpose::Batch => self.batch_done(completion.result.err().as_ref(), out),
             Purpose::Read { read, piece } => self.piece_read(read, piece, completion.result, out),
             Purpose::Page(fragment) => self.page_read(fragment, completion.result, out),
-            Purpose::Checkpoint(op) => self.checkpoint_done(op, completion.result, out),
+            Purpose::Checkpoint(op) => self.checkpoint_done(&op, completion.result, out),
         }
     }
 

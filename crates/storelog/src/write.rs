@@ -333,6 +333,7 @@ impl Store {
         self.next_write += 1;
         self.pending_bytes += write.need;
         self.last_write = self.now;
+        self.idle_checkpoints = 0;
         self.writes.insert(id, write);
         let active = self.active.entry(fragment).or_default();
         active.writes.push_back(id);
@@ -518,8 +519,8 @@ impl Store {
         (pos + total - self.log.head.pos <= size).then_some(pos)
     }
 
-    pub(crate) fn batch_done(&mut self, result: Result<Bytes, DiskError>, out: &mut Vec<Effect>) {
-        if let Err(error) = &result {
+    pub(crate) fn batch_done(&mut self, error: Option<&DiskError>, out: &mut Vec<Effect>) {
+        if let Some(error) = error {
             return self.fail_op("write the log", error, out);
         }
         let Some(batch) = &mut self.log.in_flight else {

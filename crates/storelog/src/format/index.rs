@@ -70,7 +70,7 @@ pub struct Slot {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Owners {
     /// All of them, at most [`OWNERS_IN_SLOT`].
-    Few(Vec<OwnerSummary>),
+    Few([Option<OwnerSummary>; OWNERS_IN_SLOT]),
     /// More; the fragment's page tells.
     Many {
         /// Blocks that hold space, of all owners.
@@ -79,16 +79,25 @@ pub enum Owners {
 }
 
 impl Owners {
+    /// No owner.
+    pub const NONE: Self = Self::Few([None; OWNERS_IN_SLOT]);
+
     /// As many as fit.
     #[must_use]
     pub fn of(owners: impl Iterator<Item = OwnerSummary>) -> Self {
-        let all: Vec<_> = owners.collect();
-        if all.len() <= OWNERS_IN_SLOT {
-            Self::Few(all)
-        } else {
-            Self::Many {
-                stored_blocks: all.iter().map(|o| u32::from(o.stored_blocks)).sum(),
+        let mut few = [None; OWNERS_IN_SLOT];
+        let (mut count, mut stored_blocks) = (0, 0);
+        for owner in owners {
+            if let Some(slot) = few.get_mut(count) {
+                *slot = Some(owner);
             }
+            count += 1;
+            stored_blocks += u32::from(owner.stored_blocks);
+        }
+        if count <= OWNERS_IN_SLOT {
+            Self::Few(few)
+        } else {
+            Self::Many { stored_blocks }
         }
     }
 
@@ -96,7 +105,11 @@ impl Owners {
     #[must_use]
     pub fn stored_blocks(&self) -> u64 {
         match self {
-            Self::Few(all) => all.iter().map(|o| u64::from(o.stored_blocks)).sum(),
+            Self::Few(few) => few
+                .iter()
+                .flatten()
+                .map(|o| u64::from(o.stored_blocks))
+                .sum(),
             Self::Many { stored_blocks } => u64::from(*stored_blocks),
         }
     }
@@ -122,7 +135,7 @@ pub fn encode_entries(slots: &[Option<Slot>]) -> Vec<u8> {
                     w.u32(*stored_blocks);
                 }
                 Owners::Few(owners) => {
-                    for owner in owners {
+                    for owner in owners.iter().flatten() {
                         w.u32(owner.vid.get() | (u32::from(owner.occupancy) << 24));
                         w.u32(u32::from(owner.stored_blocks));
                     }
@@ -154,8 +167,8 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
             if page.count == 0 {
                 return Ok(None);
             }
-            let mut owners = Vec::new();
-            for _ in 0..OWNERS_IN_SLOT {
+            let mut owners = [None; OWNERS_IN_SLOT];
+            for owner in &mut owners {
                 let (word, stored) = (r.u32()?, r.u32()?);
                 if word == OWNERS_UNKNOWN {
                     let owners = Owners::Many {
@@ -171,7 +184,7 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
                 let Some(vid) = Vid::new(word & 0xff_ffff) else {
                     break;
                 };
-                owners.push(OwnerSummary {
+                *owner = Some(OwnerSummary {
                     vid,
                     stored_blocks: u16::try_from(stored).map_err(|_| r.bad("impossible space"))?,
                     occupancy: (word >> 24) as u8,
