@@ -149,6 +149,18 @@ fn full_and_read_only_disks_are_refused_or_reported() {
         }
     };
     check(&mut client, 0);
+    // What sheep keeps back is enough to administer it.
+    let _ = dog.run(&["vdi", "create", "other", "1G"]).ok();
+    let _ = dog.run(&["vdi", "rename", "other", "another"]).ok();
+    let _ = dog.run(&["vdi", "delete", "another"]).ok();
+    let refused = dog.feed(&["vdi", "write", "disk", "1000M", "1M"], &data);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    // The old line, and why.
+    let lines = "Failed to write VDI\nServer has no space for new objects\n";
+    assert_eq!(refused.stderr, lines);
+    let refused = dog.run(&["vdi", "create", "-P", "other", "64M"]);
+    assert_eq!(refused.code, 1, "{}", refused.stderr);
+    assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     // Room is made by discarding, on the full disk, and used again once it is given back.
     let reply = client
         .call(Command::Trim, 0, 0, 8 << 20, &[])
@@ -177,10 +189,21 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     drop(client);
     sheep.stop();
 
-    // A new store where there is no room for one.
+    // A new store where there is no room for one: for its log, for anything at all.
     let filler = File::create(disk.path().join("filler")).expect("create");
-    let free = disk.free();
-    let all = free - free % 4096;
-    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, all).expect("fill");
-    assert_refused(&mut Sheep::at(&disk.path().join("other"), &[]), "other");
+    let none = rustix::fs::FallocateFlags::empty();
+    let most = (disk.free() - (8 << 20)) & !4095;
+    rustix::fs::fallocate(&filler, none, 0, most).expect("fill");
+    // Elsewhere, so that it is nobody's neighbour.
+    let elsewhere = disk.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("make a directory");
+    let mut other = Sheep::at(&elsewhere.join("other"), &[]);
+    assert_refused(&mut other, "the log needs");
+    let rest = disk.free() & !4095;
+    rustix::fs::fallocate(&filler, none, most, rest).expect("fill");
+    assert_refused(&mut other, "is full");
+    // The first store is none the worse for it, and serves what it has on a disk with no room.
+    sheep.start();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    check(&mut client, 8);
 }
