@@ -126,7 +126,8 @@ impl Store {
         }
         let log_used = self.log.next.pos - self.log.head.pos;
         let idle = self.now.saturating_sub(self.last_write) >= IDLE_MS;
-        log_used > self.superblock.log_bytes / 2
+        self.short_of_space
+            || log_used > self.superblock.log_bytes / 2
             || (self.index.cached_bytes() > self.limits.cache_bytes * 2
                 && !self.index.dirty().is_empty())
             || self.space.recycled_units() > 2 * self.limits.recycled_units
@@ -725,6 +726,7 @@ impl Store {
             return;
         };
         self.serial += 1;
+        self.short_of_space = false;
         self.stats.checkpoints += 1;
         self.entry_pages
             .resize(self.index.entry_pages().max(self.entry_pages.len()), 0);
@@ -792,6 +794,8 @@ impl Store {
             return;
         };
         self.retry_checkpoint_at = self.now + RETRY_MS;
+        self.short_of_space = true;
+        self.stale_pending = true;
         self.dirty_since.get_or_insert(self.now);
         let ticket = self.tickets.next();
         // Units not punched stay recycled, as freed before this moment.

@@ -5,7 +5,8 @@ use crate::format::index::{Owners, PageRun, SLOTS_PER_PAGE, Slot};
 use crate::fragment::{Fragment, FreedUnit};
 use bytes::Bytes;
 use sheepdog_types::{FragmentId, Version, Vid};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
 
 /// A block whose newest bytes are in the log only.
 #[derive(Clone, Debug)]
@@ -63,7 +64,9 @@ pub struct Index {
     dirty: BTreeSet<FragmentId>,
     /// Fragments whose page is on its way to the disk: until it is there they stay in memory.
     writing: BTreeSet<FragmentId>,
-    clock: VecDeque<FragmentId>,
+    /// Loaded fragments, and where the cache's hand stands among them.
+    clock: BTreeSet<FragmentId>,
+    hand: Option<FragmentId>,
     cached_bytes: usize,
     stored_blocks: u64,
 }
@@ -173,7 +176,7 @@ impl Index {
             touched: true,
             charged,
         }));
-        self.clock.push_back(id);
+        self.clock.insert(id);
     }
 
     /// Drops clean bookkeeping until the rest fits `budget`; `pinned` ones stay. Looks at no more
@@ -184,22 +187,31 @@ impl Index {
             if self.cached_bytes <= budget {
                 break;
             }
-            let Some(id) = self.clock.pop_front() else {
+            let next = match self.hand {
+                Some(hand) => self.clock.range((Excluded(hand), Unbounded)).next(),
+                None => None,
+            };
+            let Some(id) = next.or(self.clock.first()).copied() else {
                 break;
             };
-            let Some(entry) = self.entries.get_mut(&id) else {
-                continue;
-            };
-            let Some(loaded) = entry.loaded.as_deref_mut() else {
-                continue;
-            };
+            self.hand = Some(id);
             let pinned = self.dirty.contains(&id) || self.writing.contains(&id) || pinned(id);
+            let Some(loaded) = self
+                .entries
+                .get_mut(&id)
+                .and_then(|entry| entry.loaded.as_deref_mut())
+            else {
+                self.clock.remove(&id);
+                continue;
+            };
             if loaded.touched || pinned {
                 loaded.touched = false;
-                self.clock.push_back(id);
             } else {
                 self.cached_bytes -= loaded.charged;
-                entry.loaded = None;
+                self.clock.remove(&id);
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    entry.loaded = None;
+                }
             }
         }
     }
@@ -257,6 +269,7 @@ impl Index {
         let Some(entry) = self.entries.remove(&id) else {
             return PageRun::default();
         };
+        self.clock.remove(&id);
         if let Some(loaded) = entry.loaded {
             self.cached_bytes -= loaded.charged;
             assert!(
@@ -288,12 +301,14 @@ impl Index {
         self.writing.insert(id);
     }
 
-    /// Its page must be written again.
+    /// Its page must be written again. One that was dropped from memory meanwhile has its page.
     pub fn mark_dirty(&mut self, id: FragmentId) {
         self.writing.remove(&id);
         if let Some(entry) = self.entries.get(&id) {
             self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
-            self.dirty.insert(id);
+            if entry.loaded.is_some() {
+                self.dirty.insert(id);
+            }
         }
     }
 

@@ -703,6 +703,7 @@ impl Opening {
             stale_pending: true,
             idle_checkpoints: 0,
             retry_checkpoint_at: 0,
+            short_of_space: false,
             stats: Stats::default(),
             failed: None,
             next_op: self.next_op,

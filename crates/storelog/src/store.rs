@@ -152,6 +152,8 @@ pub struct Store {
     /// Checkpoints begun while idle since the last write.
     pub(crate) idle_checkpoints: u8,
     pub(crate) retry_checkpoint_at: u64,
+    /// The last checkpoint found no space: what is left of the log is for deletes and discards.
+    pub(crate) short_of_space: bool,
     pub(crate) stats: Stats,
     pub(crate) failed: Option<String>,
     pub(crate) next_op: u64,

@@ -71,7 +71,7 @@ impl Store {
         if !whole || !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
         }
-        if self.free_bytes() < bytes as u64 + self.reserve_bytes() {
+        if !self.has_room(bytes as u64) {
             return out.push(Effect::Reply(command, Err(no_space())));
         }
         for piece in &mut data {
@@ -199,7 +199,7 @@ impl Store {
         };
         let (start, count) = (*start, *count);
         write.need = u64::from(count) * BLOCK_SIZE as u64;
-        if self.free_bytes() < write.need + self.reserve_bytes() {
+        if !self.has_room(write.need) {
             return false;
         }
         let (fragment, vid) = (write.record.fragment, write.record.vid);
@@ -283,6 +283,11 @@ impl Store {
         );
     }
 
+    /// Whether a write of that many bytes may be admitted.
+    fn has_room(&self, bytes: u64) -> bool {
+        !self.short_of_space && self.free_bytes() >= bytes + self.reserve_bytes()
+    }
+
     fn in_fragment(&self, start: u32, count: u32) -> bool {
         let blocks = self.geometry().blocks_per_fragment();
         count > 0 && start < blocks && count <= blocks - start
@@ -325,6 +330,31 @@ impl Store {
             };
             self.space.recycle(freed, self.log.next.seq, ticket);
         }
+    }
+
+    /// A reservation that was refused may have got some of its space in units that stay.
+    fn release_reservation(&mut self, record: &Record) {
+        let Body::Zero {
+            start,
+            count,
+            kind: ZeroKind::Reserve,
+            units,
+        } = &record.body
+        else {
+            return;
+        };
+        let per_chunk = self.geometry().blocks_per_chunk();
+        let Some(loaded) = self.index.loaded(record.fragment) else {
+            return;
+        };
+        for ((chunk, mask), placed) in chunk_masks(*start, *count, per_chunk).zip(units) {
+            loaded
+                .fragment
+                .add_stale(record.vid, chunk, placed.unit, mask);
+        }
+        self.index.mark_dirty(record.fragment);
+        self.dirty_since.get_or_insert(self.now);
+        self.stale_pending = true;
     }
 
     fn admit(&mut self, write: PendingWrite, exclusive: bool) {
@@ -407,6 +437,9 @@ impl Store {
         }
         let total = (records_bytes.next_multiple_of(unit) + payload_bytes) as u64;
         let Some(pos) = self.room_in_log(total) else {
+            if self.short_of_space && self.refuse_queued() {
+                self.start_batch(out);
+            }
             return;
         };
         let writes: Vec<u64> = self.log.queue.drain(..taken).collect();
@@ -474,6 +507,25 @@ impl Store {
         });
     }
 
+    /// The log is full and the host has no space to empty it: writes that need space must not keep
+    /// deletes and discards waiting. Whether there were any.
+    fn refuse_queued(&mut self) -> bool {
+        let mut any = false;
+        for id in &self.log.queue {
+            if let Some(write) = self.writes.get_mut(id)
+                && write.need > 0
+                && write.failed.is_none()
+            {
+                write.failed = Some(DiskError {
+                    kind: DiskErrorKind::NoSpace,
+                    text: "the log is full and cannot be emptied".to_owned(),
+                });
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Answers writes at the queue's front whose extents found no space.
     fn refuse_failed(&mut self, out: &mut Vec<Effect>) {
         while let Some(id) = self.log.queue.front().copied() {
@@ -489,6 +541,7 @@ impl Store {
                 continue;
             };
             self.release_units(&write.units);
+            self.release_reservation(&write.record);
             out.push(Effect::Reply(write.command, Err(no_space())));
             self.finish_write(&write, out);
         }
