@@ -11,6 +11,8 @@ mod throttle;
 mod vdi;
 
 use crate::node::Node;
+use crate::node::gates::Peer;
+use door::Watched;
 use std::io::Result as IoResult;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -59,26 +61,28 @@ pub async fn serve(node: Arc<Node>, listeners: Listeners) -> IoResult<()> {
 trait Door: Send + Sync {
     type Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static;
 
-    /// The next connection and who it is from.
-    fn next(&self) -> impl Future<Output = IoResult<(Self::Stream, String)>> + Send;
+    /// The next connection, who it is from, and whether they are still there.
+    fn next(&self) -> impl Future<Output = IoResult<(Self::Stream, String, Watched)>> + Send;
 }
 
 impl Door for tokio::net::TcpListener {
     type Stream = tokio::net::TcpStream;
 
-    async fn next(&self) -> IoResult<(Self::Stream, String)> {
+    async fn next(&self) -> IoResult<(Self::Stream, String, Watched)> {
         let (stream, peer) = self.accept().await?;
         door::prepare(&stream);
-        Ok((stream, peer.to_string()))
+        let watched = Watched::new(&stream)?;
+        Ok((stream, peer.to_string(), watched))
     }
 }
 
 impl Door for tokio::net::UnixListener {
     type Stream = tokio::net::UnixStream;
 
-    async fn next(&self) -> IoResult<(Self::Stream, String)> {
+    async fn next(&self) -> IoResult<(Self::Stream, String, Watched)> {
         let (stream, _) = self.accept().await?;
-        Ok((stream, "a local process".to_owned()))
+        let watched = Watched::new(&stream)?;
+        Ok((stream, "a local process".to_owned(), watched))
     }
 }
 
@@ -97,10 +101,11 @@ async fn accept_all(node: &Arc<Node>, throttle: &Arc<Throttle>, max: usize, door
             accepted = next => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => {
+            Ok((stream, peer, watched)) => {
                 let (node, throttle) = (Arc::clone(node), Arc::clone(throttle));
                 connections.spawn(async move {
-                    connection::run(node, stream, &peer, &throttle).await;
+                    let watched = Arc::new(watched) as Arc<dyn Peer>;
+                    connection::run(node, stream, &peer, watched, &throttle).await;
                     drop(place);
                 });
             }

@@ -94,6 +94,13 @@ pub trait DataPlane: Send + Sync {
     /// otherwise. When it returns, none of their requests is under way any more.
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()>;
 
+    /// For another door, before it serves the VDI to a new client: when it returns, each request of
+    /// NBD clients that are gone has taken effect or never will.
+    fn settle(&self, vid: Vid) -> BoxFuture<'_, ()>;
+
+    /// NBD connections to the VDI whose clients are there.
+    fn connections(&self, vid: Vid) -> BoxFuture<'_, Result<usize>>;
+
     /// Returns when the worker has ended without having been told to: the process then stops with
     /// an error. Everything acknowledged is on the disk.
     fn ended(&self) -> BoxFuture<'_, ()> {

@@ -5,11 +5,13 @@ use sheepdog_testkit::Server;
 use sheepdog_testkit::fio::Job;
 use sheepdog_testkit::kill::{Trouble, rounds};
 use sheepdog_testkit::nbd::{Client, Command, connect};
-use sheepdog_testkit::process::PATIENCE;
+use sheepdog_testkit::process::{PATIENCE, Process, wait_until};
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
 use sheepdog_testkit::stamp::BLOCK;
 use sheepdog_testkit::verify::{Plan, Progress, Writer};
+use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 fn plan(seed: u64, blocks: u64) -> Plan {
@@ -125,6 +127,75 @@ fn a_delayed_original_never_overtakes_its_resend() {
     }
 }
 
+/// The next client comes by the other door: first NBD then dog, first dog then NBD.
+#[test]
+fn nor_does_it_through_another_door() {
+    let sheep = Sheep::new();
+    let dog = sheep.dog();
+    let _ = dog.run(&["vdi", "create", "disk", "16M"]).ok();
+    let size = (1 << 20).to_string();
+    for round in 0..12u8 {
+        let (original, resend) = (vec![2 * round + 1; BLOCK], vec![2 * round + 2; 1 << 20]);
+        let (mut old, _replies) = connect(sheep.socket(), "disk").expect("connect");
+        sheep.freeze(true);
+        for block in 0..32 {
+            old.send(Command::Write, 0, block << 14, BLOCK as u32, &original)
+                .expect("send");
+        }
+        old.hang_up();
+        sheep.freeze(false);
+        let _ = dog
+            .feed(&["vdi", "write", "disk", "0", &size], &resend)
+            .ok();
+        for look in 0..2 {
+            let read = dog.run(&["vdi", "read", "disk", "0", &size]).ok();
+            assert!(
+                read.stdout == resend,
+                "round {round}, look {look}: overtaken"
+            );
+        }
+    }
+    for round in 0..12u8 {
+        let (original, resend) = (vec![2 * round + 101; 1 << 20], vec![2 * round + 102; BLOCK]);
+        let mut command = dog.command();
+        command
+            .args(["vdi", "write", "disk", "0", "8M"])
+            .stdin(Stdio::piped());
+        let log = tempfile::NamedTempFile::new().expect("a log");
+        let mut write = Process::spawn_as_is("dog", &mut command, log.path());
+        let mut input = write.child().stdin.take().expect("piped");
+        // It is connected when its first data is there.
+        input.write_all(&original).expect("feed");
+        let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+        wait_until("the first data", || {
+            client.read(0, 1).expect("read") == original[..1]
+        });
+        drop(client);
+        sheep.freeze(true);
+        input.write_all(&original[..512 << 10]).expect("feed");
+        // Sent to a sheep that does not run once dog has taken it, now or a little later.
+        wait_until("dog takes it", || {
+            rustix::io::ioctl_fionread(&input).is_ok_and(|left| left == 0)
+        });
+        write.kill();
+        sheep.freeze(false);
+        let mut new = Client::connect(sheep.socket(), "disk").expect("connect");
+        for block in 0..128 {
+            new.write((1 << 20) + (block << 12), &resend)
+                .expect("write");
+        }
+        for look in 0..3 {
+            for block in 0..128 {
+                let found = new.read((1 << 20) + (block << 12), BLOCK as u32);
+                assert!(
+                    found.expect("read") == resend,
+                    "round {round}, look {look}, block {block}: overtaken"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn sigterm_loses_nothing_and_ends_well() {
     let seed = Rng::fresh_seed();
@@ -145,6 +216,11 @@ fn sigterm_loses_nothing_and_ends_well() {
         writer.disconnect().unwrap_or_else(|e| told(e));
         sheep.kill();
         sheep.start();
+        // It had brought everything home.
+        let log = std::fs::read_to_string(sheep.store().join("sheep.log")).expect("its log");
+        let opened = log.lines().rfind(|line| line.contains(" opened by "));
+        let opened = opened.expect("it says how it found its store");
+        assert!(opened.contains(" 0 writes replayed"), "{opened}");
     }
     writer.connect(sheep.socket(), "disk").expect("connect");
     writer.drain().expect("answers");

@@ -4,7 +4,7 @@
 use super::door;
 use super::throttle::Throttle;
 use crate::data::View;
-use crate::node::gates::Gate;
+use crate::node::gates::{Gate, Peer};
 use crate::node::{ImportMark, Node, lock};
 use bytes::Bytes;
 use sheepdog_types::{Error, ErrorKind, Result};
@@ -34,8 +34,13 @@ const IDLE: Duration = Duration::from_secs(120);
 const HANDLES_MAX: usize = 64;
 
 /// Serves one connection to its end.
-pub async fn run<S>(node: Arc<Node>, stream: S, peer: &str, throttle: &Throttle)
-where
+pub async fn run<S>(
+    node: Arc<Node>,
+    stream: S,
+    peer: &str,
+    watched: Arc<dyn Peer>,
+    throttle: &Throttle,
+) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
     let opened = async {
@@ -73,6 +78,7 @@ where
     tracing::debug!("{} connected from {peer}", hello.program.escape_debug());
     let session = Arc::new(Session {
         node,
+        peer: watched,
         handles: Mutex::default(),
     });
     if let Err(error) = session.serve(requests, &replies).await {
@@ -85,6 +91,8 @@ where
 pub struct Session {
     /// The node it is connected to.
     pub node: Arc<Node>,
+    /// Whether the client is still there.
+    pub peer: Arc<dyn Peer>,
     handles: Mutex<Handles>,
 }
 
@@ -150,10 +158,12 @@ impl Session {
                 Err(error) => break Err(error),
             }
         };
-        // The client is gone or told to go: requests under way take effect before anyone who opens
-        // their VDIs anew is served.
-        for open in lock(&self.handles).open.values() {
-            open.gate.orphan();
+        // The client is gone: requests under way take effect before anyone who opens their VDIs
+        // anew is served, others never. When the node leaves, what was taken is finished.
+        if !self.node.is_leaving() {
+            for open in lock(&self.handles).open.values() {
+                open.gate.orphan();
+            }
         }
         while tasks.join_next().await.is_some() {}
         ended

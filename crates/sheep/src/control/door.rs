@@ -1,8 +1,11 @@
 //! The first byte of a connection tells what it speaks. Only our own protocol is served; others
 //! are closed with a line that names them.
 
+use crate::node::gates::Peer;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sheepdog_wire::FIRST_BYTE;
 use std::io::Result as IoResult;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -19,6 +22,30 @@ pub fn prepare(stream: &TcpStream) {
     // A connection without them works too.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_keepalive(&alive);
+}
+
+/// A second descriptor of a connection, to see whether its client is there without reading.
+pub struct Watched(OwnedFd);
+
+impl Watched {
+    /// Of a connected socket.
+    pub fn new(stream: &impl AsFd) -> IoResult<Self> {
+        Ok(Self(stream.as_fd().try_clone_to_owned()?))
+    }
+}
+
+impl Peer for Watched {
+    fn is_gone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Ok(_) => fds[0]
+                .revents()
+                .intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL),
+            Err(rustix::io::Errno::INTR) => self.is_gone(),
+            // A socket that cannot even be asked serves nobody.
+            Err(_) => true,
+        }
+    }
 }
 
 /// A stream whose first byte was looked at.

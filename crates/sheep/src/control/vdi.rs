@@ -25,7 +25,7 @@ impl Session {
         let mut vdis = Vec::new();
         for record in records.by_ref().take(VDI_PAGE_MAX) {
             let occupied = occupied(data.as_ref(), &current.table, record).await?;
-            let open = self.node.gates.count(record.vid);
+            let open = self.open_count(record.vid).await?;
             vdis.push(convert::counted(record, occupied, open));
         }
         Ok(VdiListReply {
@@ -49,7 +49,7 @@ impl Session {
         let record = current.table.lookup(name, selector)?;
         let data = self.node.data()?;
         let occupied = occupied(data.as_ref(), &current.table, record).await?;
-        let open = self.node.gates.count(record.vid);
+        let open = self.open_count(record.vid).await?;
         Ok(VdiInfoReply {
             vdi: Some(convert::counted(record, occupied, open)),
         })
@@ -144,6 +144,12 @@ impl Session {
         Ok(changed)
     }
 
+    /// By how many it is open, over all doors.
+    async fn open_count(&self, vid: Vid) -> Result<usize> {
+        let by_nbd = self.node.data()?.connections(vid).await?;
+        Ok(self.node.gates.count(vid) + by_nbd)
+    }
+
     /// Opens a visible VDI by its id.
     async fn open_vid(
         &self,
@@ -151,8 +157,9 @@ impl Session {
         read_only: bool,
         import: Option<ImportMark>,
     ) -> Result<VdiOpened> {
-        self.node.gates.wait_for_orphans(vid).await;
-        let gate = self.node.gates.open(vid);
+        self.node.data()?.settle(vid).await;
+        self.node.gates.settle(vid).await;
+        let gate = self.node.gates.open(vid, Some(Arc::clone(&self.peer)));
         // Looked at again behind the gate: a deletion either finds the gate or is seen here.
         let current = self.node.table().await?;
         let record = current.table.get(vid).filter(|record| record.is_visible());

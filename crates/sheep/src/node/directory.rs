@@ -12,7 +12,7 @@ impl VdiDirectory for Node {
         Box::pin(async move {
             let current = self.table().await?;
             let record = find(&current.table, export)?;
-            self.gates.wait_for_orphans(record.vid).await;
+            self.gates.settle(record.vid).await;
             Ok(Arc::new(view(&current.table, record)))
         })
     }

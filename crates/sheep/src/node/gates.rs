@@ -8,8 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
+/// The other side of a connection.
+pub trait Peer: Send + Sync {
+    /// Whether it has closed the connection, even if what it sent before was not read yet.
+    fn is_gone(&self) -> bool;
+}
+
 /// The open handle of one connection to one VDI.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub struct Gate {
     /// Shared by requests under way; exclusive means that there are none.
     requests: Arc<RwLock<()>>,
@@ -17,6 +23,8 @@ pub struct Gate {
     deleted: AtomicBool,
     /// Its connection is gone.
     orphaned: AtomicBool,
+    /// Who asks; nobody in particular for tests.
+    peer: Option<Arc<dyn Peer>>,
 }
 
 /// A request under way.
@@ -26,10 +34,14 @@ impl Gate {
     /// Lets a request through; it is under way while the pass lives.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] when the VDI was deleted.
+    /// [`ErrorKind::NotFound`] when the VDI was deleted, [`ErrorKind::Unreachable`] when the client
+    /// is gone: what it asked for and did not begin never happens.
     pub async fn enter(&self) -> Result<Pass> {
         let pass = Arc::clone(&self.requests).read_owned().await;
         self.check()?;
+        if self.orphaned.load(Ordering::Acquire) {
+            return Err(ErrorKind::Unreachable.into());
+        }
         Ok(pass)
     }
 
@@ -44,9 +56,17 @@ impl Gate {
         Ok(())
     }
 
-    /// The connection is gone: requests under way still end.
+    /// The connection is gone: requests under way still end, others do not begin.
     pub fn orphan(&self) {
         self.orphaned.store(true, Ordering::Release);
+    }
+
+    /// Whether its client is gone, whoever noticed.
+    fn is_orphaned(&self) -> bool {
+        if self.peer.as_ref().is_some_and(|peer| peer.is_gone()) {
+            self.orphan();
+        }
+        self.orphaned.load(Ordering::Acquire)
     }
 
     /// Returns when no request is under way.
@@ -56,7 +76,7 @@ impl Gate {
 }
 
 /// All open handles by VDI.
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub struct Gates {
     open: Mutex<BTreeMap<Vid, Vec<Weak<Gate>>>>,
 }
@@ -64,8 +84,11 @@ pub struct Gates {
 impl Gates {
     /// A new handle.
     #[must_use]
-    pub fn open(&self, vid: Vid) -> Arc<Gate> {
-        let gate = Arc::new(Gate::default());
+    pub fn open(&self, vid: Vid, peer: Option<Arc<dyn Peer>>) -> Arc<Gate> {
+        let gate = Arc::new(Gate {
+            peer,
+            ..Gate::default()
+        });
         let mut open = lock(&self.open);
         let gates = open.entry(vid).or_default();
         gates.retain(|gate| gate.strong_count() > 0);
@@ -77,14 +100,14 @@ impl Gates {
     #[must_use]
     pub fn count(&self, vid: Vid) -> usize {
         let gates = self.of(vid);
-        let alive = |gate: &&Arc<Gate>| !gate.orphaned.load(Ordering::Acquire);
-        gates.iter().filter(alive).count()
+        gates.iter().filter(|gate| !gate.is_orphaned()).count()
     }
 
-    /// Waits for the requests that vanished connections left under way.
-    pub async fn wait_for_orphans(&self, vid: Vid) {
+    /// Before a new client is served: each request of clients that are gone has taken effect when
+    /// this returns, or never will.
+    pub async fn settle(&self, vid: Vid) {
         for gate in self.of(vid) {
-            if gate.orphaned.load(Ordering::Acquire) {
+            if gate.is_orphaned() {
                 gate.drained().await;
             }
         }
@@ -123,8 +146,8 @@ mod tests {
     async fn a_deletion_waits_for_requests_and_stops_later_ones() {
         let gates = Arc::new(Gates::default());
         let vid = Vid::new(7).expect("vid");
-        let gate = gates.open(vid);
-        let other = gates.open(Vid::new(8).expect("vid"));
+        let gate = gates.open(vid, None);
+        let other = gates.open(Vid::new(8).expect("vid"), None);
         let pass = gate.enter().await.expect("open");
         let closing = {
             let gates = Arc::clone(&gates);
@@ -146,8 +169,8 @@ mod tests {
     async fn orphans_are_waited_for_and_not_counted() {
         let gates = Arc::new(Gates::default());
         let vid = Vid::new(7).expect("vid");
-        let gate = gates.open(vid);
-        let living = gates.open(vid);
+        let gate = gates.open(vid, None);
+        let living = gates.open(vid, None);
         assert_eq!(gates.count(vid), 2);
         let pass = gate.enter().await.expect("open");
         let _living = living.enter().await.expect("open");
@@ -156,8 +179,34 @@ mod tests {
         assert_eq!(gates.count(vid), 1);
         // The gate must live as long as a request of it does: its holder keeps both.
         drop(pass);
-        gates.wait_for_orphans(vid).await;
+        gates.settle(vid).await;
         drop(living);
+        assert_eq!(gates.count(vid), 0);
+    }
+
+    #[derive(Default)]
+    struct Client(AtomicBool);
+
+    impl Peer for Client {
+        fn is_gone(&self) -> bool {
+            self.0.load(Ordering::Acquire)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_client_that_is_gone_did_not_begin_never_happens() {
+        let gates = Gates::default();
+        let vid = Vid::new(7).expect("vid");
+        let client = Arc::new(Client::default());
+        let gate = gates.open(vid, Some(Arc::clone(&client) as _));
+        drop(gate.enter().await.expect("there"));
+        gates.settle(vid).await;
+        drop(gate.enter().await.expect("still there"));
+        client.0.store(true, Ordering::Release);
+        // Whoever reads its connection has not noticed yet.
+        gates.settle(vid).await;
+        let late = gate.enter().await.map(drop).expect_err("gone");
+        assert_eq!(late.kind(), ErrorKind::Unreachable);
         assert_eq!(gates.count(vid), 0);
     }
 }

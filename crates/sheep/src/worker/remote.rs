@@ -138,6 +138,19 @@ impl DataPlane for Remote {
         })
     }
 
+    fn settle(&self, vid: Vid) -> BoxFuture<'_, ()> {
+        let work = move |w: Rc<Worker>| async move { w.nbd.settle(vid.get()).await };
+        Box::pin(async move {
+            // A worker that is leaving serves nobody any more.
+            let _ = self.ask(work).await;
+        })
+    }
+
+    fn connections(&self, vid: Vid) -> BoxFuture<'_, Result<usize>> {
+        let work = move |w: Rc<Worker>| async move { w.nbd.live(vid.get()) };
+        Box::pin(async move { self.ask(work).await })
+    }
+
     fn ended(&self) -> BoxFuture<'_, ()> {
         // The worker drops its end of the queue when it ends.
         Box::pin(self.jobs.closed())

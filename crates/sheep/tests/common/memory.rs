@@ -196,6 +196,14 @@ impl DataPlane for MemoryPlane {
         })
     }
 
+    fn settle(&self, _vid: Vid) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn connections(&self, _vid: Vid) -> BoxFuture<'_, Result<usize>> {
+        Box::pin(async { Ok(0) })
+    }
+
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()> {
         Box::pin(async move { self.disconnected.lock().expect("lock").push(vid) })
     }

@@ -210,7 +210,7 @@ fn a_sweep_gives_everything_back() {
         let (lineage, vid) = (LineageId(9), Vid::new(5).expect("in range"));
         gateway
             .sweep(lineage, vid, |done, total| {
-                seen.borrow_mut().push((done, total))
+                seen.borrow_mut().push((done, total));
             })
             .await
             .expect("swept");
