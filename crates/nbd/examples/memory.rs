@@ -31,6 +31,10 @@ impl Exports for OneDisk {
         .await
     }
 
+    async fn is_there(&self, _key: u32) -> bool {
+        true
+    }
+
     async fn list(&self) -> Vec<String> {
         vec!["disk".to_owned(), "disk@ro".to_owned()]
     }

@@ -15,6 +15,10 @@ pub trait Exports: 'static {
     /// Opens an export. The door knows nothing about names; [`look_up`] is the rule for them.
     fn open(&self, name: &str) -> impl Future<Output = Result<Opened<Self::Volume>>>;
 
+    /// Whether the VDI `key` can still be opened. Asked when a connection has begun to count as one
+    /// of the VDI's: a deletion that comes later finds the connection, an earlier one is seen here.
+    fn is_there(&self, key: u32) -> impl Future<Output = bool>;
+
     /// The names a client is shown.
     fn list(&self) -> impl Future<Output = Vec<String>>;
 }

@@ -310,6 +310,9 @@ impl<'a, E: Exports> Handshake<'a, E> {
             }
         };
         self.own_time(settled).await?;
+        if !self.own_time(self.exports.is_there(opened.key)).await {
+            return Err(Ended::Left);
+        }
         if self.structured {
             connection.use_structured_replies();
         }

@@ -121,6 +121,16 @@ fn exports_that_cannot_be_had_are_refused_and_the_talk_goes_on() {
 }
 
 #[test]
+fn an_export_that_was_deleted_meanwhile_is_not_served() {
+    let server = TestServer::start();
+    let mut client = Client::greet(&server);
+    server.gate.change(|state| state.deleted = true);
+    client.send(&option(GO, &info("disk", &[])));
+    assert_eq!(client.rest(), b"", "closed without an answer");
+    server.wait_connections(0);
+}
+
+#[test]
 fn list_tls_abort_and_unknown_options() {
     let server = TestServer::start();
     let mut client = Client::greet(&server);

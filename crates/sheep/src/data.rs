@@ -119,6 +119,9 @@ pub trait VdiDirectory: Send + Sync {
     /// VDI have ended.
     fn open<'a>(&'a self, export: &'a str) -> BoxFuture<'a, Result<Arc<View>>>;
 
+    /// Whether the VDI is still one that [`VdiDirectory::open`] may give.
+    fn is_there(&self, vid: Vid) -> BoxFuture<'_, bool>;
+
     /// The names of all exports.
     fn list(&self) -> BoxFuture<'_, Vec<String>>;
 }

@@ -9,6 +9,7 @@ use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::{Sheep, free_port};
 use sheepdog_testkit::tools::command;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: u64 = 1 << 20;
 /// The protocol's number for a disk that is full, and for a write beyond its end.
@@ -29,12 +30,14 @@ fn listed(sheep: &Sheep, name: &str) -> Vec<String> {
 fn occupied(sheep: &Sheep) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
     let data = std::fs::metadata(sheep.store().join("data")).expect("the data file");
+    (data.blocks() * 512, used(sheep))
+}
+
+/// Bytes that sheep says it uses, those of its index included.
+fn used(sheep: &Sheep) -> u64 {
     let info = sheep.dog().run(&["node", "info", "-r"]).ok().text();
     let used = info.lines().next().and_then(|line| line.split(' ').nth(2));
-    (
-        data.blocks() * 512,
-        used.expect("a line").parse().expect("a number"),
-    )
+    used.expect("a line").parse().expect("a number")
 }
 
 #[test]
@@ -222,6 +225,42 @@ fn a_deleted_vdi_is_gone_and_so_is_its_space() {
     let _ = dog.run(&["vdi", "create", "disk", "1G"]).ok();
     assert_eq!(open(&sheep, "disk").read(0, 4096).expect("read"), [0; 4096]);
     let _ = dog.run(&["vdi", "delete", "disk"]).ok();
+    assert_kept(&sheep, &content);
+}
+
+#[test]
+fn a_deletion_races_with_clients_and_leaves_nothing() {
+    let (sheep, content) = sheep_with_kept();
+    let dog = sheep.dog();
+    let done = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut written = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let Ok(mut client) = Client::connect(sheep.socket(), "disk") else {
+                            continue;
+                        };
+                        for at in 0..8 {
+                            written += u32::from(client.write(at << 22, &[7; 4096]).is_ok());
+                        }
+                    }
+                    written
+                })
+            })
+            .collect();
+        for _ in 0..60 {
+            let _ = dog.run(&["vdi", "create", "disk", "64M"]).ok();
+            let _ = dog.run(&["vdi", "delete", "disk"]).ok();
+        }
+        done.store(true, Ordering::Relaxed);
+        let written = clients.into_iter().map(|c| c.join().expect("a client"));
+        written.sum::<u32>()
+    });
+    assert!(written > 100, "they never met: {written}");
+    // Nothing was written to a VDI that was gone.
+    wait_until("the space is back", || used(&sheep) < KEPT + 16 * 4096);
     assert_kept(&sheep, &content);
 }
 

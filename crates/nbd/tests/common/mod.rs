@@ -49,6 +49,8 @@ pub struct State {
     /// Writes that came to the volume, and writes that took effect.
     pub started: usize,
     pub done: usize,
+    /// The VDI was deleted after it was opened.
+    pub deleted: bool,
     /// Times an export was opened.
     pub opens: usize,
     /// Bytes of answers to reads that are alive, and the most there ever were.
@@ -63,7 +65,7 @@ impl Gate {
         self.state.lock().expect("no test panics with it")
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let result = change(&mut self.state());
         self.changed.notify_all();
         result
@@ -212,6 +214,10 @@ impl Exports for Disks {
             description: if read_only { "a snapshot" } else { "" }.to_owned(),
             read_only,
         })
+    }
+
+    async fn is_there(&self, _key: u32) -> bool {
+        !self.gate.state().deleted
     }
 
     async fn list(&self) -> Vec<String> {

@@ -2,7 +2,7 @@
 
 use super::{Node, view};
 use crate::data::{BoxFuture, VdiDirectory, View};
-use sheepdog_types::{ErrorKind, Result};
+use sheepdog_types::{ErrorKind, Result, Vid};
 use sheepdog_volume::record::{State, VdiRecord};
 use sheepdog_volume::table::{Selector, Table};
 use std::sync::Arc;
@@ -14,6 +14,13 @@ impl VdiDirectory for Node {
             let record = find(&current.table, export)?;
             self.gates.settle(record.vid).await;
             Ok(Arc::new(view(&current.table, record)))
+        })
+    }
+
+    fn is_there(&self, vid: Vid) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let current = self.table().await;
+            current.is_ok_and(|current| current.table.get(vid).is_some_and(can_be_opened))
         })
     }
 
@@ -39,6 +46,10 @@ fn find<'a>(table: &'a Table, export: &str) -> Result<&'a VdiRecord> {
         }
         _ => whole,
     }
+}
+
+fn can_be_opened(record: &VdiRecord) -> bool {
+    matches!(record.state, State::Working | State::Snapshot)
 }
 
 /// How a VDI is asked for; `None` if it cannot be opened.

@@ -3,7 +3,7 @@
 use super::gateway::{Gateway, Vdi};
 use crate::data::VdiDirectory;
 use sheepdog_nbd::{Exports, Opened};
-use sheepdog_types::Result;
+use sheepdog_types::{Result, Vid};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -32,6 +32,13 @@ impl Exports for DirectoryExports {
             read_only: view.read_only,
             volume: Rc::new(Vdi::new(Rc::clone(&self.gateway), view)),
         })
+    }
+
+    async fn is_there(&self, key: u32) -> bool {
+        match Vid::new(key) {
+            Some(vid) => self.directory.is_there(vid).await,
+            None => false,
+        }
     }
 
     async fn list(&self) -> Vec<String> {
