@@ -4,7 +4,8 @@
 //!
 //! Order: reads begun before end (drain) → units and blocks given back to the host, logged blocks
 //! written home (destage) → fragment pages → entry pages, allocation pages, root → flush →
-//! slot, durable. A crash before the last step leaves the old checkpoint and its log whole.
+//! slots, durable, one after the other. A crash before the last step leaves the old checkpoint and
+//! its log whole; only when both slots name the new one is anything of the old one used again.
 
 use crate::checksum::block_crc;
 use crate::command::{Answer, CommandId, Effect};
@@ -28,6 +29,8 @@ const IDLE_MS: u64 = 1000;
 const IDLE_CHECKPOINTS: u8 = 2;
 /// Milliseconds that something may stay in the log only.
 const DIRTY_MS: u64 = 30_000;
+/// Times that a block is read from the log before it is given up.
+const FETCH_TRIES: u8 = 3;
 /// Milliseconds before a checkpoint that found no space is tried again.
 const RETRY_MS: u64 = 1000;
 
@@ -38,7 +41,8 @@ enum Phase {
     Pages,
     Index,
     Flush,
-    Slot,
+    FirstSlot,
+    SecondSlot,
 }
 
 /// The one in progress.
@@ -76,7 +80,9 @@ pub(crate) enum CheckpointOp {
         vid: Vid,
         block: u32,
         seq: u64,
+        pos: u64,
         ticket: u64,
+        tries: u8,
     },
     /// Logged blocks go home: first block, batches that brought them.
     Home {
@@ -105,7 +111,7 @@ pub(crate) enum CheckpointOp {
     IndexPage,
     /// The data area is flushed.
     Flush,
-    /// The slot is written.
+    /// A slot is written.
     Slot,
 }
 
@@ -140,7 +146,7 @@ impl Store {
     }
 
     pub(crate) fn start_checkpoint_if_due(&mut self, out: &mut Vec<Effect>) {
-        if self.checkpoint.is_some() || !self.checkpoint_due() {
+        if self.failed.is_some() || self.checkpoint.is_some() || !self.checkpoint_due() {
             return;
         }
         let waiters = std::mem::take(&mut self.checkpoint_wanted);
@@ -226,10 +232,17 @@ impl Store {
                     if checkpoint.in_flight > 0 {
                         return;
                     }
-                    checkpoint.phase = Phase::Slot;
-                    self.write_slot(out);
+                    checkpoint.phase = Phase::FirstSlot;
+                    self.write_slot(0, out);
                 }
-                Phase::Slot => {
+                Phase::FirstSlot => {
+                    if checkpoint.in_flight > 0 {
+                        return;
+                    }
+                    checkpoint.phase = Phase::SecondSlot;
+                    self.write_slot(1, out);
+                }
+                Phase::SecondSlot => {
                     if checkpoint.in_flight > 0 {
                         return;
                     }
@@ -277,7 +290,6 @@ impl Store {
     /// log first what memory does not hold.
     fn destage(&mut self, id: FragmentId, out: &mut Vec<Effect>) {
         let oldest = self.tickets.oldest();
-        let log_bytes = self.superblock.log_bytes;
         let Some(loaded) = self.index.loaded(id) else {
             return;
         };
@@ -292,20 +304,16 @@ impl Store {
                 checkpoint.fetching.insert(id, fetch.len() as u32);
             }
             for (vid, block, seq, pos) in fetch {
-                let ticket = self.tickets.begin();
                 let what = CheckpointOp::Fetch {
                     fragment: id,
                     vid,
                     block,
                     seq,
-                    ticket,
+                    pos,
+                    ticket: self.tickets.begin(),
+                    tries: 1,
                 };
-                let op = DiskOp::Read {
-                    area: Area::Log,
-                    offset: pos % log_bytes,
-                    len: BLOCK_SIZE,
-                };
-                self.checkpoint_op(what, op, out);
+                self.fetch(what, pos, out);
             }
             return;
         }
@@ -429,6 +437,15 @@ impl Store {
         let unit = self.space.claim(1)?.unit;
         self.index.loaded(id)?.fragment.give_home(vid, index, unit);
         Some(unit)
+    }
+
+    fn fetch(&mut self, what: CheckpointOp, pos: u64, out: &mut Vec<Effect>) {
+        let op = DiskOp::Read {
+            area: Area::Log,
+            offset: pos % self.superblock.log_bytes,
+            len: BLOCK_SIZE,
+        };
+        self.checkpoint_op(what, op, out);
     }
 
     fn fetched(&mut self, op: &CheckpointOp, result: Result<Bytes, DiskError>) {
@@ -701,7 +718,7 @@ impl Store {
         written
     }
 
-    fn write_slot(&mut self, out: &mut Vec<Effect>) {
+    fn write_slot(&mut self, which: usize, out: &mut Vec<Effect>) {
         let Some(checkpoint) = &self.checkpoint else {
             return;
         };
@@ -714,7 +731,7 @@ impl Store {
         let bytes = slot.encode(self.superblock.log_id);
         let op = DiskOp::Write {
             area: Area::Data,
-            offset: SLOT_OFFSETS[(slot.serial % 2) as usize],
+            offset: SLOT_OFFSETS[which],
             data: vec![PageBuf::copy_of(&bytes).freeze()],
             durable: true,
         };
@@ -856,13 +873,23 @@ impl Store {
 
     pub(crate) fn checkpoint_done(
         &mut self,
-        op: &CheckpointOp,
+        mut op: CheckpointOp,
         result: Result<Bytes, DiskError>,
         out: &mut Vec<Effect>,
     ) {
         if let Some(checkpoint) = &mut self.checkpoint {
             checkpoint.in_flight -= 1;
         }
+        if let CheckpointOp::Fetch { tries, pos, .. } = &mut op
+            && *tries < FETCH_TRIES
+            && result.is_err()
+        {
+            // Giving a block up is for ever; the disk may think better of it.
+            *tries += 1;
+            let pos = *pos;
+            return self.fetch(op, pos, out);
+        }
+        let op = &op;
         if let CheckpointOp::Fetch { ticket, .. }
         | CheckpointOp::Home { ticket, .. }
         | CheckpointOp::PunchBlocks { ticket, .. } = op

@@ -36,7 +36,7 @@ pub fn prepare(superblock: &Superblock) -> Result<DiskOp> {
         return Err(Error::new(ErrorKind::Invalid, "the log is too small"));
     }
     let slot = CheckpointSlot {
-        serial: 2,
+        serial: 1,
         root_page: 0,
         root_bytes: 0,
         replay: LogPosition {
@@ -49,9 +49,10 @@ pub fn prepare(superblock: &Superblock) -> Result<DiskOp> {
     let bytes = blocks.as_mut();
     let encoded = superblock.encode();
     bytes[..encoded.len()].copy_from_slice(&encoded);
-    let at = SLOT_OFFSETS[0] as usize;
     let encoded = slot.encode(superblock.log_id);
-    bytes[at..at + encoded.len()].copy_from_slice(&encoded);
+    for at in SLOT_OFFSETS.map(|at| at as usize) {
+        bytes[at..at + encoded.len()].copy_from_slice(&encoded);
+    }
     Ok(DiskOp::Write {
         area: Area::Data,
         offset: 0,
@@ -118,6 +119,8 @@ pub struct Opening {
     queue: VecDeque<(Want, DiskOp)>,
     superblock: Option<Superblock>,
     slot: CheckpointSlot,
+    /// Slots that do not say the same: torn, rotten, or not written before a crash.
+    behind: Vec<usize>,
     root: Root,
     index: Index,
     space: Option<Space>,
@@ -145,6 +148,7 @@ impl Opening {
             queue: VecDeque::new(),
             superblock: None,
             slot: CheckpointSlot::default(),
+            behind: Vec::new(),
             root: Root::default(),
             index: Index::default(),
             space: None,
@@ -281,11 +285,16 @@ impl Opening {
             .flatten()
             .max_by_key(|slot| slot.serial)
             .copied();
-        self.slot = match (newest, slots) {
+        self.slot = match (newest, &slots) {
             (Some(slot), _) => slot,
-            (None, [Err(malformed), _] | [_, Err(malformed)]) => return Err(damaged(malformed)),
+            (None, [Err(malformed), _] | [_, Err(malformed)]) => {
+                return Err(damaged(malformed.clone()));
+            }
             (None, _) => return Err(Error::new(ErrorKind::Internal, "no checkpoint slot")),
         };
+        self.behind = (0..2)
+            .filter(|which| slots[*which].as_ref().ok() != Some(&self.slot))
+            .collect();
         self.superblock = Some(superblock);
         Ok(())
     }
@@ -321,6 +330,7 @@ impl Opening {
             Step::Tail => {
                 self.step = Step::Flush;
                 self.drop_torn_tail()?;
+                self.even_slots()?;
                 // What was read may be in the device's cache only; it must not be lost after it
                 // was served.
                 for area in [Area::Log, Area::Data] {
@@ -649,6 +659,24 @@ impl Opening {
                 area: Area::Log,
                 offset: pos % size,
                 data: vec![PageBuf::zeroed(BLOCK_SIZE).freeze().slice(..unit as usize)],
+                durable: true,
+            };
+            self.queue.push_back((Want::Flush, op));
+        }
+        Ok(())
+    }
+
+    /// Makes both slots say the same, as everywhere outside of a checkpoint's last step.
+    fn even_slots(&mut self) -> Result<()> {
+        let mut block = PageBuf::zeroed(BLOCK_SIZE);
+        let encoded = self.slot.encode(self.superblock()?.log_id);
+        block.as_mut()[..encoded.len()].copy_from_slice(&encoded);
+        let block = block.freeze();
+        for which in std::mem::take(&mut self.behind) {
+            let op = DiskOp::Write {
+                area: Area::Data,
+                offset: SLOT_OFFSETS[which],
+                data: vec![block.clone()],
                 durable: true,
             };
             self.queue.push_back((Want::Flush, op));

@@ -184,10 +184,12 @@ impl Store {
         if self.failed.is_some() {
             return;
         }
+        // In this order: a checkpoint that ends makes room for a batch that waits, and for the next
+        // checkpoint.
         self.release_log();
+        self.advance_checkpoint(out);
         self.start_batch(out);
         self.start_checkpoint_if_due(out);
-        self.advance_checkpoint(out);
     }
 
     // ---- what can be asked at any time ---------------------------------------------------------
@@ -361,7 +363,7 @@ impl Store {
             Purpose::Batch => self.batch_done(completion.result.err().as_ref(), out),
             Purpose::Read { read, piece } => self.piece_read(read, piece, completion.result, out),
             Purpose::Page(fragment) => self.page_read(fragment, completion.result, out),
-            Purpose::Checkpoint(op) => self.checkpoint_done(&op, completion.result, out),
+            Purpose::Checkpoint(op) => self.checkpoint_done(op, completion.result, out),
         }
     }
 

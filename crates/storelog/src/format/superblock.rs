@@ -1,5 +1,6 @@
-//! Block 0 of the data area: who this store is. Blocks 1 and 2: two checkpoint slots written in
-//! turn, so that a torn one never hides the other.
+//! Block 0 of the data area: who this store is. Blocks 1 and 2: two checkpoint slots, the same but
+//! while they are written, one after the other. So neither a torn one nor one that rots hides the
+//! current checkpoint.
 
 use super::codec::{Malformed, Reader, Writer, frame, unframe};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Geometry};
@@ -102,7 +103,8 @@ pub struct LogPosition {
 /// A finished checkpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckpointSlot {
-    /// Counts checkpoints; the higher valid slot is the current one.
+    /// Counts checkpoints; the higher valid slot is the current one, and the other one is made equal
+    /// to it before anything of the older checkpoint is used again.
     pub serial: u64,
     /// First page of the root and its bytes; 0 bytes for an empty store.
     pub root_page: u64,
