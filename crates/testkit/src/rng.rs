@@ -21,13 +21,22 @@ impl Rng {
         if let Ok(text) = std::env::var("SHEEPDOG_TEST_SEED") {
             return text.parse().expect("SHEEPDOG_TEST_SEED is a number");
         }
+        // Short enough to be typed again.
+        Self::from_kernel() % 1_000_000_007
+    }
+
+    /// A number nobody can foresee.
+    ///
+    /// # Panics
+    /// When the kernel has none.
+    #[must_use]
+    pub fn from_kernel() -> u64 {
         let mut bytes = [0; 8];
         let urandom = std::fs::File::open("/dev/urandom");
         urandom
             .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes))
             .expect("/dev/urandom");
-        // Short enough to be typed again.
-        u64::from_le_bytes(bytes) % 1_000_000_007
+        u64::from_le_bytes(bytes)
     }
 
     /// The next 64 bits.

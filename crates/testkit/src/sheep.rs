@@ -4,21 +4,37 @@ use crate::Server;
 use crate::bins::bin;
 use crate::dog::Dog;
 use crate::process::{PATIENCE, Process, wait_readable};
+use crate::rng::Rng;
 use rustix::process::Signal;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::sync::Mutex;
 
-/// A port that was free a moment ago. The kernel hands out others first, so it stays free.
+/// A TCP port for a server of this process, which may come and go: nobody else gets it while this
+/// process lives. It is below those the kernel gives to clients, and the UDP port of the same
+/// number, held to the end, tells other tests that it is taken.
 ///
 /// # Panics
 /// When there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("bound").port()
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static HELD: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
+    let mut rng = Rng::new(Rng::from_kernel());
+    for _ in 0..1000 {
+        let port = PORTS.start + rng.below(PORTS.len() as u64) as u16;
+        let Ok(held) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) else {
+            continue;
+        };
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            HELD.lock().expect("no panic").push(held);
+            return port;
+        }
+    }
+    panic!("no free port");
 }
 
 fn home() -> tempfile::TempDir {
