@@ -1,9 +1,25 @@
 //! Random work, cut anywhere: contents are always those of a prefix of each fragment's writes that
 //! holds all acknowledged ones, and no space is lost.
 
+#[path = "crash/faults.rs"]
+mod faults;
 mod model;
 
 use model::run::{Counts, Run};
+
+/// `SHEEPDOG_SEED` is the first of `SHEEPDOG_SEEDS` seeds; without them the first `few`.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one who runs the test says how long"
+)]
+fn seeds(few: u64) -> std::ops::Range<u64> {
+    let number = |name: &str, default: u64| {
+        let value = std::env::var(name).ok();
+        value.and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let first = number("SHEEPDOG_SEED", 1);
+    first..first + number("SHEEPDOG_SEEDS", few)
+}
 
 fn one(seed: u64, deaths: u32) -> Counts {
     let mut run = Run::new(seed);
@@ -23,28 +39,16 @@ fn one(seed: u64, deaths: u32) -> Counts {
 
 #[test]
 fn crashes_anywhere_keep_acknowledged_writes_and_space() {
-    let first: u64 = std::env::var("SHEEPDOG_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(1);
-    let seeds: u64 = std::env::var("SHEEPDOG_SEEDS")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(300);
+    let seeds = seeds(300);
+    let many = seeds.end - seeds.start >= 100;
     let mut total = Counts::default();
-    for seed in first..first + seeds {
+    for seed in seeds {
         println!("seed {seed}");
         let counts = one(seed, 12);
-        total.crashes += counts.crashes;
-        total.kills += counts.kills;
-        total.acked += counts.acked;
-        total.reads += counts.reads;
-        total.checkpoints += counts.checkpoints;
-        total.torn += counts.torn;
-        total.replayed += counts.replayed;
+        total += counts;
     }
     println!("{total:?}");
-    if seeds >= 100 {
+    if many {
         // The run met what it is about.
         assert!(total.crashes > 500 && total.kills > 100, "{total:?}");
         assert!(total.torn > 20 && total.replayed > 1000, "{total:?}");

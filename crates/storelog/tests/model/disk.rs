@@ -1,8 +1,9 @@
 //! A disk that tells the truth about nothing it was not asked to flush.
 
 use bytes::Bytes;
-use sheepdog_storelog::io::{Area, Completion, DiskOp, OpId};
-use std::collections::BTreeMap;
+use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
+use sheepdog_types::BLOCK_SIZE;
+use std::collections::{BTreeMap, BTreeSet};
 
 const SECTOR: usize = 512;
 
@@ -30,6 +31,7 @@ impl Rng {
 }
 
 /// One sector that was written and not flushed since.
+#[derive(Clone)]
 struct Unflushed {
     at: (Area, u64),
     bytes: [u8; SECTOR],
@@ -37,10 +39,29 @@ struct Unflushed {
     ended: u64,
 }
 
+/// How often operations fail, in thousandths.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    /// Writes, reservations and punches in the data area find no space.
+    pub no_space: u64,
+    /// Reads fail.
+    pub read: u64,
+    /// Writes and flushes fail.
+    pub write: u64,
+}
+
 /// Operations run when they are completed, in any order; until a flush, what they wrote may be on
 /// the medium, or not, or garbage, sector by sector.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct SimDisk {
+    pub faults: Faults,
+    /// Blocks that the data area may hold on the host, if bounded.
+    pub capacity: Option<usize>,
+    /// Operations that found no space.
+    pub found_no_space: u64,
+    /// Operations that failed for other reasons.
+    pub failed: u64,
+    allocated: BTreeSet<u64>,
     medium: Sectors,
     seen: Sectors,
     unflushed: Vec<Unflushed>,
@@ -65,10 +86,115 @@ impl SimDisk {
         }
         let chosen = rng.below(self.in_flight.len() as u64) as usize;
         let (op, what, begun) = self.in_flight.swap_remove(chosen);
-        Some(Completion {
-            op,
-            result: Ok(self.run(&what, begun)),
-        })
+        let result = match self.fault(&what, rng) {
+            None => Ok(self.run(&what, begun)),
+            Some(kind) => {
+                match kind {
+                    DiskErrorKind::NoSpace => self.found_no_space += 1,
+                    DiskErrorKind::Io => self.failed += 1,
+                }
+                self.half(&what, begun, rng);
+                Err(DiskError {
+                    kind,
+                    text: format!("{kind:?} injected"),
+                })
+            }
+        };
+        Some(Completion { op, result })
+    }
+
+    /// Whether and how an operation fails.
+    fn fault(&self, what: &DiskOp, rng: &mut Rng) -> Option<DiskErrorKind> {
+        let Faults {
+            no_space,
+            read,
+            write,
+        } = self.faults;
+        let mut hit = |thousandths| thousandths > 0 && rng.below(1000) < thousandths;
+        let (io, space) = match what {
+            DiskOp::Read { .. } => (hit(read), false),
+            DiskOp::Sync { .. }
+            | DiskOp::Write {
+                area: Area::Log, ..
+            } => (hit(write), false),
+            // The superblock's and the slots' place is allocated.
+            DiskOp::Write { offset, .. } if *offset < 3 * BLOCK_SIZE as u64 => (hit(write), false),
+            DiskOp::Punch { .. } => (hit(write), hit(no_space)),
+            DiskOp::Write { .. } | DiskOp::Allocate { .. } | DiskOp::Extend { .. } => {
+                (hit(write), hit(no_space) || !self.fits(what))
+            }
+        };
+        match (io, space) {
+            (true, _) => Some(DiskErrorKind::Io),
+            (_, true) => Some(DiskErrorKind::NoSpace),
+            _ => None,
+        }
+    }
+
+    fn fits(&self, what: &DiskOp) -> bool {
+        let Some(capacity) = self.capacity else {
+            return true;
+        };
+        let (offset, len) = match what {
+            DiskOp::Write { offset, data, .. } => {
+                (*offset, data.iter().map(Bytes::len).sum::<usize>() as u64)
+            }
+            DiskOp::Allocate { offset, len } => (*offset, *len),
+            _ => return true,
+        };
+        let new = blocks_of(offset, len).filter(|block| !self.allocated.contains(block));
+        self.allocated.len() + new.count() <= capacity
+    }
+
+    /// What the host has free for the data area.
+    pub fn free_bytes(&self) -> u64 {
+        let blocks = self.capacity.map_or(1 << 28, |capacity| {
+            capacity.saturating_sub(self.allocated.len())
+        });
+        (blocks * BLOCK_SIZE) as u64
+    }
+
+    /// An operation that failed may have been done in part.
+    fn half(&mut self, what: &DiskOp, begun: u64, rng: &mut Rng) {
+        if let DiskOp::Write {
+            area, offset, data, ..
+        } = what
+        {
+            let bytes = data.concat();
+            let sectors = rng.below((bytes.len() / SECTOR) as u64 + 1) as usize;
+            if !self.fits(what) {
+                return;
+            }
+            let what = DiskOp::Write {
+                area: *area,
+                offset: *offset,
+                data: vec![Bytes::copy_from_slice(&bytes[..sectors * SECTOR])],
+                durable: false,
+            };
+            self.run(&what, begun);
+        }
+    }
+
+    /// Sectors that were ever written, in order.
+    pub fn sectors(&self, area: Area) -> Vec<u64> {
+        self.medium
+            .keys()
+            .filter(|at| at.0 == area)
+            .map(|at| at.1)
+            .collect()
+    }
+
+    /// Damages a sector.
+    pub fn rot(&mut self, area: Area, sector: u64, rng: &mut Rng) {
+        let all = rng.chance(30);
+        for sectors in [&mut self.medium, &mut self.seen] {
+            let bytes = sectors.entry((area, sector)).or_insert([0; SECTOR]);
+            if all {
+                bytes.fill(0xa5);
+            } else {
+                bytes[rng.below(SECTOR as u64) as usize] ^= 1 << rng.below(8);
+            }
+        }
     }
 
     /// Does it at once, for preparing.
@@ -88,6 +214,10 @@ impl SimDisk {
                 durable,
             } => {
                 let bytes: Vec<u8> = data.concat();
+                if *area == Area::Data {
+                    self.allocated
+                        .extend(blocks_of(*offset, bytes.len() as u64));
+                }
                 self.write(*area, *offset, &bytes, *durable);
                 Bytes::new()
             }
@@ -104,15 +234,22 @@ impl SimDisk {
             }
             DiskOp::Punch { offset, len } => {
                 self.write(Area::Data, *offset, &vec![0; *len as usize], false);
+                for block in blocks_of(*offset, *len) {
+                    self.allocated.remove(&block);
+                }
                 Bytes::new()
             }
-            DiskOp::Allocate { .. } | DiskOp::Extend { .. } => Bytes::new(),
+            DiskOp::Allocate { offset, len } => {
+                self.allocated.extend(blocks_of(*offset, *len));
+                Bytes::new()
+            }
+            DiskOp::Extend { .. } => Bytes::new(),
         }
     }
 
     fn read(&self, area: Area, offset: u64, len: usize) -> Bytes {
         assert!(
-            offset % SECTOR as u64 == 0 && len % SECTOR == 0,
+            offset.is_multiple_of(SECTOR as u64) && len.is_multiple_of(SECTOR),
             "unaligned read"
         );
         let first = offset / SECTOR as u64;
@@ -125,7 +262,7 @@ impl SimDisk {
 
     fn write(&mut self, area: Area, offset: u64, bytes: &[u8], durable: bool) {
         assert!(
-            offset % SECTOR as u64 == 0 && bytes.len() % SECTOR == 0,
+            offset.is_multiple_of(SECTOR as u64) && bytes.len().is_multiple_of(SECTOR),
             "unaligned write"
         );
         let first = offset / SECTOR as u64;
@@ -184,4 +321,9 @@ impl SimDisk {
             self.run(&what, begun);
         }
     }
+}
+
+fn blocks_of(offset: u64, len: u64) -> std::ops::Range<u64> {
+    let block = BLOCK_SIZE as u64;
+    offset / block..(offset + len).div_ceil(block)
 }

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 pub enum Block {
     Data(u64),
     Zero,
+    Reserved,
 }
 
 /// What a reader sees of a block.
@@ -17,7 +18,9 @@ pub enum Block {
 pub enum Seen {
     Data(u64),
     /// Owned zeros.
-    Zeros,
+    Zero,
+    /// Owned zeros with space.
+    Reserved,
     /// Nobody's.
     Hole,
 }
@@ -36,7 +39,7 @@ enum Change {
         vid: Vid,
         start: u32,
         count: u32,
-        owned: bool,
+        becomes: Option<Block>,
     },
     Delete {
         vid: Vid,
@@ -44,21 +47,42 @@ enum Change {
 }
 
 /// All that happened to a fragment since its state was last certain.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct History {
     base: State,
-    changes: Vec<Change>,
-    /// That many changes are acknowledged.
-    pub acked: usize,
+    changes: Vec<(Change, Status)>,
+}
+
+/// What the store said of a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// Nothing yet, or the disk was given up: it may have happened.
+    Open,
+    Acked,
+    /// It never happened.
+    Refused,
 }
 
 impl History {
+    /// That many changes at the start are acknowledged or refused.
+    pub fn acked(&self) -> usize {
+        self.changes
+            .iter()
+            .take_while(|(_, status)| *status != Status::Open)
+            .count()
+    }
+
+    /// The store's answer to the `index`-th change.
+    pub fn answered(&mut self, index: usize, status: Status) {
+        self.changes[index].1 = status;
+    }
+
     pub fn submitted(&self) -> usize {
         self.changes.len()
     }
 
     pub fn push(&mut self, command: &Command, stamp: u64) {
-        self.changes.push(match command {
+        let change = match command {
             Command::Write {
                 vid, start, data, ..
             } => {
@@ -78,24 +102,30 @@ impl History {
                 kind,
                 ..
             } => {
-                let owned = *kind != ZeroKind::Remove;
+                let becomes = match kind {
+                    ZeroKind::Remove => None,
+                    ZeroKind::Marker => Some(Block::Zero),
+                    ZeroKind::Reserve => Some(Block::Reserved),
+                };
                 Change::Zero {
                     vid: *vid,
                     start: *start,
                     count: *count,
-                    owned,
+                    becomes,
                 }
             }
             Command::DeleteVid { vid, .. } => Change::Delete { vid: *vid },
             _ => panic!("not a write"),
-        });
+        };
+        self.changes.push((change, Status::Open));
     }
 
     /// The state after the first `prefix` changes.
     fn state(&self, prefix: usize) -> State {
         let mut state = self.base.clone();
-        for change in &self.changes[..prefix] {
+        for (change, status) in &self.changes[..prefix] {
             match change {
+                _ if *status == Status::Refused => {}
                 Change::Write {
                     vid,
                     start,
@@ -110,14 +140,13 @@ impl History {
                     vid,
                     start,
                     count,
-                    owned,
+                    becomes,
                 } => {
                     for block in *start..start + count {
-                        if *owned {
-                            state.insert((*vid, block), Block::Zero);
-                        } else {
-                            state.remove(&(*vid, block));
-                        }
+                        match becomes {
+                            Some(becomes) => state.insert((*vid, block), *becomes),
+                            None => state.remove(&(*vid, block)),
+                        };
                     }
                 }
                 Change::Delete { vid } => state.retain(|(owner, _), _| owner != vid),
@@ -139,7 +168,8 @@ impl History {
             *seen
                 == match expected {
                     Some(Block::Data(stamp)) => Seen::Data(*stamp),
-                    Some(Block::Zero) => Seen::Zeros,
+                    Some(Block::Zero) => Seen::Zero,
+                    Some(Block::Reserved) => Seen::Reserved,
                     None => Seen::Hole,
                 }
         })
@@ -149,15 +179,6 @@ impl History {
     pub fn settle(&mut self, prefix: usize) {
         self.base = self.state(prefix);
         self.changes.clear();
-        self.acked = 0;
-    }
-
-    /// Forgets changes that can no longer be in doubt, so that histories stay short.
-    pub fn compact(&mut self) {
-        let (base, acked) = (self.state(self.acked), self.acked);
-        self.base = base;
-        self.changes.drain(..acked);
-        self.acked = 0;
     }
 }
 
@@ -187,9 +208,8 @@ pub fn seen(fragment: FragmentId, start: u32, pieces: &[Piece]) -> Vec<Seen> {
                     seen.push(Seen::Data(stamp));
                 }
             }
-            Piece::Reserved(n) | Piece::Zero(n) => {
-                seen.extend(std::iter::repeat_n(Seen::Zeros, *n as usize));
-            }
+            Piece::Reserved(n) => seen.extend(std::iter::repeat_n(Seen::Reserved, *n as usize)),
+            Piece::Zero(n) => seen.extend(std::iter::repeat_n(Seen::Zero, *n as usize)),
             Piece::Hole(n) => seen.extend(std::iter::repeat_n(Seen::Hole, *n as usize)),
         }
     }

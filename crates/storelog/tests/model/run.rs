@@ -1,15 +1,18 @@
 //! Drives a store with random commands, completions and crashes, and asks the oracle.
 
-use super::disk::{Rng, SimDisk};
-use super::oracle::{History, block_bytes, seen};
+use super::disk::{Faults, Rng, SimDisk};
+use super::oracle::{History, Status, block_bytes, seen};
 use bytes::Bytes;
 use sheepdog_storelog::io::DiskOp;
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, Opening, Store, Superblock, ZeroKind,
     prepare,
 };
-use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, PageBuf, Version, Vid};
+use sheepdog_types::{
+    DiskId, Error, ErrorKind, FragmentId, Geometry, Interval, LineageId, PageBuf, Version, Vid,
+};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// What a reply will answer.
@@ -24,7 +27,11 @@ enum Asked {
         start: u32,
         from: usize,
     },
-    Other,
+    Discard {
+        fragment: FragmentId,
+        index: usize,
+    },
+    Checkpoint,
 }
 
 /// Counts, so that a test can see that it tested something.
@@ -37,6 +44,34 @@ pub struct Counts {
     pub checkpoints: u64,
     pub torn: u64,
     pub replayed: u64,
+    /// Writes that found no space.
+    pub refused: u64,
+    /// Checkpoints that found none.
+    pub abandoned: u64,
+    /// Reads that failed.
+    pub unread: u64,
+    /// Stores given up after a disk error.
+    pub given_up: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        for (mine, other) in [
+            (&mut self.crashes, other.crashes),
+            (&mut self.kills, other.kills),
+            (&mut self.acked, other.acked),
+            (&mut self.reads, other.reads),
+            (&mut self.checkpoints, other.checkpoints),
+            (&mut self.torn, other.torn),
+            (&mut self.replayed, other.replayed),
+            (&mut self.refused, other.refused),
+            (&mut self.abandoned, other.abandoned),
+            (&mut self.unread, other.unread),
+            (&mut self.given_up, other.given_up),
+        ] {
+            *mine += other;
+        }
+    }
 }
 
 pub struct Run {
@@ -52,6 +87,8 @@ pub struct Run {
     interval: u64,
     seq: u64,
     now: u64,
+    /// All effects so far, condensed.
+    pub trace: u64,
 }
 
 const VIDS: [Vid; 2] = [
@@ -100,6 +137,7 @@ impl Run {
             interval: 0,
             seq: 0,
             now: 0,
+            trace: 0,
         }
     }
 
@@ -129,9 +167,17 @@ impl Run {
                 self.disk.crash(&mut self.rng);
                 continue;
             };
-            let (mut store, report) = opened.expect("the store opens");
+            let (mut store, report) = match opened {
+                Ok(opened) => opened,
+                Err(error) if self.disk.faults.read + self.disk.faults.write > 0 => {
+                    assert_eq!(error.kind(), ErrorKind::Io, "{}", error.full());
+                    self.disk.kill();
+                    continue;
+                }
+                Err(error) => panic!("{}", error.full()),
+            };
             assert_eq!(self.disk.in_flight(), 0);
-            store.handle(Input::HostFree(1 << 40), &mut effects);
+            store.handle(Input::HostFree(self.disk.free_bytes()), &mut effects);
 
             self.counts.torn += u64::from(report.torn_tail);
             self.counts.replayed += report.records;
@@ -250,7 +296,7 @@ impl Run {
                 start,
                 ..
             } => {
-                let from = self.histories.entry(*fragment).or_default().acked;
+                let from = self.histories.entry(*fragment).or_default().acked();
                 Asked::Read {
                     fragment: *fragment,
                     path: path.clone(),
@@ -258,14 +304,24 @@ impl Run {
                     from,
                 }
             }
-            Command::Checkpoint | Command::Map { .. } => Asked::Other,
+            Command::Checkpoint | Command::Map { .. } => Asked::Checkpoint,
             write => {
                 let fragment = write.fragment().expect("writes name one");
                 let history = self.histories.entry(fragment).or_default();
+                let index = history.submitted();
                 history.push(write, id.0);
-                Asked::Write {
-                    fragment,
-                    index: history.submitted(),
+                let needs_space = matches!(
+                    write,
+                    Command::Write { .. }
+                        | Command::Zero {
+                            kind: ZeroKind::Reserve,
+                            ..
+                        }
+                );
+                if needs_space {
+                    Asked::Write { fragment, index }
+                } else {
+                    Asked::Discard { fragment, index }
                 }
             }
         };
@@ -290,6 +346,9 @@ impl Run {
 
     fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
+            let mut hasher = DefaultHasher::new();
+            (self.trace, format!("{effect:?}")).hash(&mut hasher);
+            self.trace = hasher.finish();
             match effect {
                 Effect::Disk(id, op) => {
                     if let DiskOp::Read { len, .. } = &op {
@@ -299,8 +358,10 @@ impl Run {
                 }
                 Effect::Reply(id, answer) => {
                     let asked = self.asked.remove(&id).expect("one reply to each command");
-                    let answer = answer.unwrap_or_else(|error| panic!("{}", error.full()));
-                    self.check(asked, &answer);
+                    match answer {
+                        Ok(answer) => self.check(asked, &answer),
+                        Err(error) => self.check_error(&asked, &error),
+                    }
                 }
             }
         }
@@ -308,10 +369,13 @@ impl Run {
 
     fn check(&mut self, asked: Asked, answer: &Answer) {
         match (asked, answer) {
-            (Asked::Write { fragment, index }, Answer::Done) => {
+            (
+                Asked::Write { fragment, index } | Asked::Discard { fragment, index },
+                Answer::Done,
+            ) => {
                 let history = self.histories.get_mut(&fragment).expect("known");
-                assert_eq!(index, history.acked + 1, "acknowledged out of order");
-                history.acked = index;
+                history.answered(index, Status::Acked);
+                assert!(history.acked() > index, "acknowledged out of order");
                 self.counts.acked += 1;
             }
             (
@@ -331,9 +395,46 @@ impl Run {
                 );
                 self.counts.reads += 1;
             }
-            (Asked::Other, _) => {}
+            (Asked::Checkpoint, Answer::Done) => {}
             (_, answer) => panic!("the wrong kind of answer: {answer:?}"),
         }
+    }
+
+    /// An error must be one that the disk's faults explain.
+    fn check_error(&mut self, asked: &Asked, error: &Error) {
+        let given_up = self.failure().is_some();
+        let may_be_short = self.disk.found_no_space > 0 || self.disk.capacity.is_some();
+        let short = error.kind() == ErrorKind::NoSpace && may_be_short;
+        // A page that cannot be read fails what asked for the fragment.
+        let unread = error.kind() == ErrorKind::Io && self.disk.failed > 0;
+        match asked {
+            Asked::Write { fragment, index } if short => {
+                self.counts.refused += 1;
+                let history = self.histories.get_mut(fragment).expect("known");
+                history.answered(*index, Status::Refused);
+            }
+            Asked::Checkpoint if short => self.counts.abandoned += 1,
+            Asked::Checkpoint if given_up => {}
+            Asked::Write { fragment, index } | Asked::Discard { fragment, index } if unread => {
+                if !given_up {
+                    let history = self.histories.get_mut(fragment).expect("known");
+                    history.answered(*index, Status::Refused);
+                }
+            }
+            Asked::Read { fragment, .. } if unread => {
+                let text = error.full().to_string();
+                assert!(
+                    given_up || text.contains(&format!("fragment {fragment}")),
+                    "{text}"
+                );
+                self.counts.unread += 1;
+            }
+            _ => panic!("{}", error.full()),
+        }
+    }
+
+    pub fn failure(&self) -> Option<&str> {
+        self.store.as_ref().and_then(|store| store.failure())
     }
 
     /// One random event.
@@ -353,6 +454,131 @@ impl Run {
             _ => {
                 self.now += [1, 500, 40_000][self.rng.below(3) as usize];
                 self.feed(Input::Tick(self.now));
+                self.feed(Input::HostFree(self.disk.free_bytes()));
+            }
+        }
+    }
+
+    /// The host's free space, as it is.
+    pub fn tell_free(&mut self) {
+        self.feed(Input::HostFree(self.disk.free_bytes()));
+    }
+
+    /// One block.
+    pub fn write_somewhere(&mut self) {
+        let fragment = self.fragment();
+        let (version, id) = (self.version(), self.next_command);
+        let data = self.data(fragment, 0, 1, id);
+        self.command(Command::Write {
+            fragment,
+            vid: VIDS[0],
+            version,
+            start: 0,
+            data,
+        });
+    }
+
+    /// The whole of a fragment.
+    pub fn zero_somewhere(&mut self, kind: ZeroKind) {
+        let fragment = self.fragment();
+        let version = self.version();
+        self.command(Command::Zero {
+            fragment,
+            vid: VIDS[0],
+            version,
+            start: 0,
+            count: self.geometry().blocks_per_fragment(),
+            kind,
+        });
+    }
+
+    /// Everything in the store.
+    pub fn delete_all(&mut self) {
+        let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        for fragment in fragments {
+            for vid in VIDS {
+                let version = self.version();
+                self.command(Command::DeleteVid {
+                    fragment,
+                    vid,
+                    version,
+                    forget: true,
+                });
+            }
+        }
+    }
+
+    /// A quiet store is closed; gives its disk.
+    pub fn close(&mut self) -> SimDisk {
+        assert!(self.asked.is_empty() && self.disk.in_flight() == 0);
+        self.store = None;
+        self.disk.kill();
+        self.disk.clone()
+    }
+
+    /// Opens and reads a copy of the disk that was damaged since the store was closed.
+    pub fn look_at(&mut self, damaged: SimDisk) -> Outcome {
+        let clean = self.records_on(&mut self.disk.clone()).expect("clean");
+        let mut disk = damaged;
+        let mut effects = Vec::new();
+        let Ok((records, mut store)) = self.records_on(&mut disk) else {
+            return Outcome::Refused;
+        };
+        if records != clean.0 {
+            // Rot in the last batch cannot be told from one that was cut short.
+            return Outcome::Clean;
+        }
+        store.handle(Input::HostFree(1 << 40), &mut effects);
+        let mut outcome = Outcome::Clean;
+        let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        for _ in 0..2 {
+            for fragment in &fragments {
+                for block in 0..self.geometry().blocks_per_fragment() {
+                    let command = Command::Read {
+                        fragment: *fragment,
+                        path: [VIDS[1], VIDS[0]].into(),
+                        start: block,
+                        count: 1,
+                    };
+                    match ask(&mut store, &mut disk, &mut self.rng, command) {
+                        Ok(Answer::Data(pieces)) => {
+                            let seen = seen(*fragment, block, &pieces);
+                            let history = &self.histories[fragment];
+                            assert!(
+                                history.shows(0, &[VIDS[1], VIDS[0]], block, &seen),
+                                "{fragment} block {block}: {seen:?}"
+                            );
+                        }
+                        Ok(answer) => panic!("{answer:?}"),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Io);
+                            let text = error.full().to_string();
+                            assert!(text.contains(&format!("fragment {fragment}")), "{text}");
+                            outcome = Outcome::Unread;
+                        }
+                    }
+                }
+            }
+            // Again with everything home that can be brought there.
+            let answer = ask(&mut store, &mut disk, &mut self.rng, Command::Checkpoint);
+            assert_eq!(answer.ok(), Some(Answer::Done));
+        }
+        outcome
+    }
+
+    /// Opens a disk. Gives the number of records replayed.
+    fn records_on(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
+        let mut effects = Vec::new();
+        let mut opening = Opening::start(self.limits, &mut effects);
+        loop {
+            for effect in effects.drain(..) {
+                if let Effect::Disk(id, op) = effect {
+                    disk.submit(id, op);
+                }
+            }
+            let done = disk.complete_any(&mut self.rng).expect("opening goes on");
+            if let Some(opened) = opening.completed(done, &mut effects) {
+                return opened.map(|(store, report)| (report.records, store));
             }
         }
     }
@@ -366,15 +592,25 @@ impl Run {
                 self.feed(Input::Completed(done));
             }
             left -= 1;
+            if self.failure().is_some() {
+                break;
+            }
+            if left % 16 == 0 {
+                self.now += 100;
+                self.feed(Input::Tick(self.now));
+            }
             assert!(
                 left > 0,
                 "the store does not come to rest: {} unanswered",
                 self.asked.len()
             );
         }
+        if self.failure().is_some() {
+            return;
+        }
         for history in self.histories.values_mut() {
-            assert_eq!(history.acked, history.submitted());
-            history.compact();
+            assert_eq!(history.acked(), history.submitted());
+            history.settle(history.acked());
         }
     }
 
@@ -382,6 +618,7 @@ impl Run {
     pub fn die(&mut self) {
         let stats = self.store.as_ref().expect("open").stats();
         self.counts.checkpoints += stats.checkpoints;
+        self.counts.given_up += u64::from(self.failure().is_some());
         self.store = None;
         if self.rng.chance(80) {
             self.disk.crash(&mut self.rng);
@@ -397,6 +634,7 @@ impl Run {
 
     /// Reads every fragment whole, through every path, and settles what the crash left open.
     pub fn verify_all(&mut self) {
+        let faults = std::mem::take(&mut self.disk.faults);
         let blocks = self.geometry().blocks_per_fragment();
         let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
         for fragment in fragments {
@@ -406,19 +644,22 @@ impl Run {
                 views.push((path, seen(fragment, 0, &pieces)));
             }
             let history = self.histories.get_mut(&fragment).expect("known");
-            let prefix = (history.acked..=history.submitted()).rev().find(|prefix| {
-                views
-                    .iter()
-                    .all(|(path, seen)| history.shows(*prefix, path, 0, seen))
-            });
+            let prefix = (history.acked()..=history.submitted())
+                .rev()
+                .find(|prefix| {
+                    views
+                        .iter()
+                        .all(|(path, seen)| history.shows(*prefix, path, 0, seen))
+                });
             let Some(prefix) = prefix else {
                 panic!(
                     "{fragment}: no prefix of its writes from the {} acknowledged on shows {views:?}",
-                    history.acked
+                    history.acked()
                 )
             };
             history.settle(prefix);
         }
+        self.disk.faults = faults;
     }
 
     fn read_now(
@@ -438,12 +679,18 @@ impl Run {
         let store = self.store.as_mut().expect("open");
         store.handle(Input::Command(id, command), &mut effects);
         loop {
+            let mut read = None;
             for effect in effects.drain(..) {
                 match effect {
                     Effect::Disk(id, op) => self.disk.submit(id, op),
-                    Effect::Reply(found, Ok(Answer::Data(pieces))) if found == id => return pieces,
+                    Effect::Reply(found, Ok(Answer::Data(pieces))) if found == id => {
+                        read = Some(pieces);
+                    }
                     Effect::Reply(_, answer) => panic!("{answer:?}"),
                 }
+            }
+            if let Some(pieces) = read {
+                return pieces;
             }
             let done = self
                 .disk
@@ -455,6 +702,7 @@ impl Run {
 
     /// Everything quiet and home: what the store says of its space must be exact.
     pub fn check_space(&mut self) {
+        self.disk.faults = Faults::default();
         self.settle();
         for _ in 0..2 {
             // The second one gives back what the first one replaced.
@@ -467,5 +715,45 @@ impl Run {
         }
         let store = self.store.as_mut().expect("open");
         store.self_check().expect("the books are in order");
+    }
+}
+
+/// What became of a damaged store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was not opened.
+    Refused,
+    /// Some reads failed.
+    Unread,
+    /// All reads were right.
+    Clean,
+}
+
+/// One command on an otherwise quiet store.
+fn ask(
+    store: &mut Store,
+    disk: &mut SimDisk,
+    rng: &mut Rng,
+    command: Command,
+) -> Result<Answer, Error> {
+    let mut effects = Vec::new();
+    let what = format!("{command:?}");
+    store.handle(Input::Command(CommandId(u64::MAX), command), &mut effects);
+    loop {
+        store.pump(&mut effects);
+        let mut found = None;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Disk(id, op) => disk.submit(id, op),
+                Effect::Reply(_, answer) => found = Some(answer),
+            }
+        }
+        if let Some(answer) = found {
+            return answer;
+        }
+        let Some(done) = disk.complete_any(rng) else {
+            panic!("no answer to {what}");
+        };
+        store.handle(Input::Completed(done), &mut effects);
     }
 }

@@ -1,0 +1,184 @@
+//! Random work on disks that run full, fail and rot: what was acknowledged stays, wrong bytes are
+//! never given, and a store that may go on does.
+
+use crate::model::disk::Faults;
+use crate::model::run::{Counts, Run};
+use crate::seeds;
+use sheepdog_storelog::io::Area;
+use sheepdog_storelog::{Command, ZeroKind};
+
+fn all(few: u64, one: impl Fn(u64) -> Counts) -> Counts {
+    let mut total = Counts::default();
+    for seed in seeds(few) {
+        println!("seed {seed}");
+        total += one(seed);
+    }
+    println!("{total:?}");
+    total
+}
+
+#[test]
+fn without_space_writes_are_refused_and_nothing_is_lost() {
+    let total = all(40, |seed| {
+        let mut run = Run::new(seed);
+        run.open();
+        for round in 0..8 {
+            run.disk.faults.no_space = [0, 5, 50, 300][run.rng.below(4) as usize];
+            for _ in 0..50 + run.rng.below(400) {
+                run.step();
+            }
+            if round % 2 == 0 {
+                // The host has space again: the store goes on.
+                run.disk.faults = Faults::default();
+                run.settle();
+                run.command(Command::Checkpoint);
+                run.settle();
+                let refused = run.counts.refused;
+                run.write_somewhere();
+                run.settle();
+                assert_eq!(run.counts.refused, refused, "there is space again");
+            }
+            if run.rng.chance(50) {
+                run.disk.faults = Faults::default();
+                run.die();
+            }
+        }
+        run.check_space();
+        run.counts
+    });
+    if total.acked > 3000 {
+        assert!(total.refused > 100 && total.abandoned > 10, "{total:?}");
+    }
+}
+
+#[test]
+fn a_full_host_refuses_writes_early_and_never_deletes() {
+    let total = all(40, |seed| {
+        let mut run = Run::new(seed);
+        run.disk.capacity = Some(150 + run.rng.below(300) as usize);
+        run.open();
+        for _ in 0..4 {
+            for _ in 0..100 + run.rng.below(800) {
+                run.step();
+            }
+            run.settle();
+            if run.rng.chance(50) {
+                run.die();
+            }
+            if run.rng.chance(30) {
+                run.delete_all();
+                run.settle();
+            }
+        }
+        run.delete_all();
+        run.check_space();
+        run.tell_free();
+        let refused = run.counts.refused;
+        run.write_somewhere();
+        run.settle();
+        assert_eq!(run.counts.refused, refused, "there is space again");
+        run.check_space();
+        run.counts
+    });
+    if total.acked > 3000 {
+        assert!(total.refused > 100, "{total:?}");
+    }
+    assert_eq!(
+        total.abandoned, 0,
+        "space for checkpoints is kept: {total:?}"
+    );
+}
+
+#[test]
+fn disk_errors_are_told_and_do_no_damage() {
+    let total = all(60, |seed| {
+        let mut run = Run::new(seed);
+        run.open();
+        for _ in 0..8 {
+            run.disk.faults.read = [0, 3, 10][run.rng.below(3) as usize];
+            run.disk.faults.write = [0, 1, 10][run.rng.below(3) as usize];
+            for _ in 0..50 + run.rng.below(400) {
+                run.step();
+            }
+            if run.rng.chance(30) {
+                run.disk.faults.write = 0;
+                run.settle();
+            }
+            run.disk.faults.write = 0;
+            if run.failure().is_some() || run.rng.chance(20) {
+                run.die();
+            }
+        }
+        run.check_space();
+        run.counts
+    });
+    if total.acked > 3000 {
+        assert!(total.unread > 50 && total.given_up > 20, "{total:?}");
+    }
+}
+
+#[test]
+fn rot_is_told_and_never_read_as_something_else() {
+    let mut outcomes = [0; 3];
+    for seed in seeds(20) {
+        println!("seed {seed}");
+        let mut run = Run::new(seed);
+        run.open();
+        for _ in 0..200 + run.rng.below(600) {
+            run.step();
+        }
+        run.settle();
+        if run.rng.chance(70) {
+            run.command(Command::Checkpoint);
+            run.settle();
+        }
+        let clean = run.close();
+        for _ in 0..40 {
+            let mut disk = clean.clone();
+            let area = [Area::Data, Area::Data, Area::Log][run.rng.below(3) as usize];
+            let sectors = disk.sectors(area);
+            // The superblock's few sectors have their own share.
+            let sector = if area == Area::Data && run.rng.chance(20) {
+                run.rng.below(24)
+            } else {
+                sectors[run.rng.below(sectors.len() as u64) as usize]
+            };
+            disk.rot(area, sector, &mut run.rng);
+            outcomes[run.look_at(disk) as usize] += 1;
+        }
+    }
+    println!("refused to open, read with errors, read without: {outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count > 10), "{outcomes:?}");
+}
+
+#[test]
+fn the_same_events_have_the_same_effects() {
+    for seed in seeds(10) {
+        let trace = |seed| {
+            let mut run = Run::new(seed);
+            run.disk.faults.no_space = seed % 3 * 10;
+            run.open();
+            for _ in 0..3 {
+                for _ in 0..300 {
+                    run.step();
+                }
+                run.die();
+            }
+            run.trace
+        };
+        assert_eq!(trace(seed), trace(seed), "seed {seed}");
+    }
+}
+
+#[test]
+fn zeros_of_every_kind_survive() {
+    let mut run = Run::new(3);
+    run.open();
+    for kind in [ZeroKind::Reserve, ZeroKind::Marker, ZeroKind::Remove] {
+        run.write_somewhere();
+        run.zero_somewhere(kind);
+        run.settle();
+        run.die();
+    }
+    run.check_space();
+}

@@ -1,0 +1,311 @@
+//! Structures on disk: read back as written, frozen byte by byte (users' disks hold them), and
+//! whatever else is read instead is an error and never a panic.
+
+use proptest::prelude::*;
+use sheepdog_storelog::Superblock;
+use sheepdog_storelog::checksum::crc32c;
+use sheepdog_storelog::format::batch::{self, BatchHeader, Body, Placed, Record, ZeroKind};
+use sheepdog_storelog::format::codec::frame;
+use sheepdog_storelog::format::fragment_page;
+use sheepdog_storelog::format::index::{
+    Owners, PageRun, Root, Slot, UNITS_PER_PAGE, decode_entries, decode_space, encode_entries,
+    encode_space,
+};
+use sheepdog_storelog::format::superblock::{CheckpointSlot, LogPosition};
+use sheepdog_storelog::fragment::{Fragment, OwnerSummary};
+use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, Version, Vid};
+
+const LOG_ID: u64 = 0x1122_3344_5566_7788;
+const ID: FragmentId = FragmentId {
+    lineage: LineageId(7),
+    number: 3,
+};
+const VIDS: [Vid; 2] = [
+    Vid::new(5).expect("in range"),
+    Vid::new(0xab_cdef).expect("in range"),
+];
+
+const fn version(interval: u64, seq: u64) -> Version {
+    Version {
+        interval: Interval(interval),
+        seq,
+    }
+}
+
+fn geometry() -> Geometry {
+    Geometry::new(4, 8).expect("legal")
+}
+
+fn superblock() -> Superblock {
+    Superblock {
+        disk: DiskId(*b"disk disk disk 1"),
+        cluster: *b"cluster cluster1",
+        log_id: LOG_ID,
+        log_bytes: 1 << 30,
+        log_unit: 512,
+        geometry: Geometry::STANDARD,
+        log_fua: true,
+        features: 0,
+    }
+}
+
+fn slot() -> CheckpointSlot {
+    CheckpointSlot {
+        serial: 9,
+        root_page: 1234,
+        root_bytes: 5678,
+        replay: LogPosition {
+            pos: 0x1_0000_2000,
+            seq: 77,
+            prev_crc: 0xdead_beef,
+        },
+    }
+}
+
+fn records() -> Vec<Record> {
+    let record = |seq, vid, body| Record {
+        fragment: ID,
+        vid,
+        version: version(2, seq),
+        prev: version(2, seq - 1),
+        body,
+    };
+    let placed = |chunk, unit| Placed { chunk, unit };
+    let write = Body::Write {
+        start: 3,
+        crcs: (100..106).collect(),
+        extents: vec![placed(1, 50)],
+    };
+    let zero = |kind, units| Body::Zero {
+        start: 4,
+        count: 8,
+        kind,
+        units,
+    };
+    vec![
+        record(5, VIDS[0], write),
+        record(6, VIDS[1], zero(ZeroKind::Remove, vec![])),
+        record(7, VIDS[0], zero(ZeroKind::Marker, vec![])),
+        record(
+            8,
+            VIDS[1],
+            zero(ZeroKind::Reserve, vec![placed(1, 51), placed(2, 52)]),
+        ),
+        record(9, VIDS[0], Body::DeleteVid { forget: true }),
+    ]
+}
+
+/// With two blocks of payload for the write's edges.
+fn encoded_batch() -> (BatchHeader, Vec<u8>) {
+    let header = BatchHeader {
+        log_id: LOG_ID,
+        seq: 42,
+        prev_crc: 0x0102_0304,
+        watermark: 41,
+        header_bytes: 0,
+        payload_bytes: 2 * 4096,
+        records: 0,
+        crc: 0,
+    };
+    batch::encode(header, records().iter(), 512)
+}
+
+fn fragment() -> Fragment {
+    let mut fragment = Fragment::new(geometry());
+    fragment.set_extent(VIDS[0], 1, 50, &[1, 2, 3, 4]);
+    fragment.clear(VIDS[0], 1, 0b0001, false);
+    fragment.set_inline(VIDS[0], 9, 77);
+    fragment.reserve(VIDS[1], 2, 0b0110, 51);
+    fragment.clear(VIDS[1], 7, 0b1000, true);
+    fragment.touch(1, version(1, 2));
+    fragment.touch(7, version(2, 3));
+    fragment
+}
+
+fn slots() -> Vec<Option<Slot>> {
+    let owner = |vid, stored_blocks| OwnerSummary {
+        vid,
+        stored_blocks,
+        occupancy: 0b0101,
+    };
+    let slot = |owners| Slot {
+        id: ID,
+        head: version(4, 5),
+        page: PageRun { page: 99, count: 2 },
+        owners,
+    };
+    let few = [owner(VIDS[0], 6), owner(VIDS[1], 1024)];
+    vec![
+        Some(slot(Owners::of(few.into_iter()))),
+        None,
+        Some(slot(Owners::Many { stored_blocks: 70 })),
+    ]
+}
+
+fn words() -> Vec<u64> {
+    (0..u64::from(UNITS_PER_PAGE) / 64)
+        .map(|word| if word < 4 { word * 0x0101 + 1 } else { 0 })
+        .collect()
+}
+
+fn root() -> Root {
+    Root {
+        serial: 9,
+        entry_pages: vec![5, 0, 7],
+        space_pages: vec![6],
+        unpunched: vec![11, 12],
+    }
+}
+
+/// Every structure by the name of its sample.
+fn encoded() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("superblock", superblock().encode()),
+        ("slot", slot().encode(LOG_ID)),
+        ("batch", encoded_batch().1),
+        (
+            "fragment_page",
+            fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry()),
+        ),
+        ("entry_page", encode_entries(&slots())),
+        ("allocation_page", encode_space(UNITS_PER_PAGE, &words())),
+        ("root", root().encode()),
+    ]
+}
+
+/// Reads bytes as the structure of that name. `None`: not one. Otherwise whether it is the one
+/// that was written.
+fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
+    match name {
+        "superblock" => Superblock::decode(bytes).ok().map(|s| s == superblock()),
+        "slot" => CheckpointSlot::decode(LOG_ID, bytes)
+            .ok()
+            .map(|s| s == slot()),
+        "batch" => {
+            let header = BatchHeader::peek(bytes, LOG_ID, 512).ok()?;
+            let found = batch::decode(&header, bytes, geometry()).ok()?;
+            Some(found == records() && header == encoded_batch().0)
+        }
+        "fragment_page" => {
+            let page = fragment_page::decode(ID, bytes, geometry()).ok()?;
+            // Checksums of blocks without bytes are not kept, so it is compared as written.
+            let again =
+                fragment_page::encode(ID, page.head, page.batch, &page.fragment, geometry());
+            let written = fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry());
+            Some(again == written)
+        }
+        "entry_page" => decode_entries(bytes).ok().map(|s| s == slots()),
+        "allocation_page" => decode_space(UNITS_PER_PAGE, bytes)
+            .ok()
+            .map(|w| w == words()),
+        "root" => Root::decode(9, bytes).ok().map(|r| r == root()),
+        other => panic!("{other}?"),
+    }
+}
+
+/// Bytes as text, 32 in a line; zeros at the end are only counted.
+fn to_text(bytes: &[u8]) -> String {
+    let zeros = bytes.iter().rev().take_while(|byte| **byte == 0).count();
+    let mut text = String::new();
+    for line in bytes[..bytes.len() - zeros].chunks(32) {
+        text.extend(line.iter().map(|byte| format!("{byte:02x}")));
+        text.push('\n');
+    }
+    text + &format!("and {zeros} zeros\n")
+}
+
+#[test]
+fn structures_read_back_as_written() {
+    for (name, mut bytes) in encoded() {
+        assert_eq!(decoded(name, &bytes), Some(true), "{name}");
+        bytes.resize(bytes.len().next_multiple_of(4096), 0);
+        assert_eq!(decoded(name, &bytes), Some(true), "{name}, padded");
+    }
+}
+
+#[test]
+fn structures_on_users_disks_do_not_change() {
+    let samples = [
+        ("superblock", include_str!("samples/superblock.txt")),
+        ("slot", include_str!("samples/slot.txt")),
+        ("batch", include_str!("samples/batch.txt")),
+        ("fragment_page", include_str!("samples/fragment_page.txt")),
+        ("entry_page", include_str!("samples/entry_page.txt")),
+        (
+            "allocation_page",
+            include_str!("samples/allocation_page.txt"),
+        ),
+        ("root", include_str!("samples/root.txt")),
+    ];
+    for ((name, bytes), (sample, text)) in encoded().into_iter().zip(samples) {
+        assert_eq!(name, sample);
+        let found = to_text(&bytes);
+        assert!(found == text, "{name} is now\n{found}");
+    }
+}
+
+#[test]
+fn every_bit_counts() {
+    for (name, bytes) in encoded() {
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << (at % 8);
+            assert_eq!(decoded(name, &damaged), None, "{name} byte {at}");
+        }
+        for len in [0, 1, 15, 16, 17, 63, 64, bytes.len() - 1] {
+            assert_eq!(decoded(name, &bytes[..len]), None, "{name} cut to {len}");
+        }
+    }
+}
+
+#[test]
+fn another_stores_structures_are_refused() {
+    assert!(CheckpointSlot::decode(LOG_ID + 1, &slot().encode(LOG_ID)).is_err());
+    assert!(BatchHeader::peek(&encoded_batch().1, LOG_ID + 1, 512).is_err());
+    assert!(decode_space(0, &encode_space(UNITS_PER_PAGE, &words())).is_err());
+    assert!(Root::decode(8, &root().encode()).is_err());
+    let page = fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry());
+    let other = FragmentId { number: 4, ..ID };
+    assert!(fragment_page::decode(other, &page, geometry()).is_err());
+}
+
+/// Gives damaged bytes the checksum that makes them look whole.
+fn with_right_checksum(name: &str, mut bytes: Vec<u8>) -> Vec<u8> {
+    if name == "batch" {
+        bytes[48..52].fill(0);
+        let crc = crc32c(&bytes);
+        bytes[48..52].copy_from_slice(&crc.to_le_bytes());
+        return bytes;
+    }
+    let word = |at: usize| [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]];
+    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+    frame(u32::from_le_bytes(word(0)), version, &bytes[16..])
+}
+
+proptest! {
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..6000)) {
+        for (name, _) in encoded() {
+            prop_assert_eq!(decoded(name, &bytes), None);
+        }
+    }
+
+    /// A program error or an attacker may write what has a checksum and makes no sense.
+    #[test]
+    fn senseless_structures_never_panic(
+        which in 0..7_usize,
+        changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..6),
+        cut in prop::option::of(16..600_usize),
+    ) {
+        let (name, mut bytes) = encoded().swap_remove(which);
+        for (at, value) in changes {
+            // Mostly where the fields are.
+            let at = 16 + usize::from(at) % (bytes.len() - 16).min(300);
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut && name != "batch" {
+            bytes.truncate(cut);
+        }
+        decoded(name, &with_right_checksum(name, bytes));
+    }
+}
