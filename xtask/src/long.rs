@@ -120,8 +120,16 @@ fn with_fio(count: u32, seed: u64) -> Result<Value> {
             256 << 20,
             scratch.path(),
         );
-        let delay = Duration::from_millis(100 + rng.below(1400));
-        job.write_until(delay, || sheep.kill());
+        let job = if number % 2 == 0 {
+            job.unaligned()
+        } else {
+            job
+        };
+        let delay = Duration::from_millis(rng.below(1400));
+        let mut fio = job.start();
+        fio.go_on(|| sheep.has_data(&name), delay);
+        sheep.kill();
+        fio.finish();
         sheep.start();
         let outcome = job
             .check()

@@ -1,7 +1,7 @@
 //! fio as a judge: it writes with checksums while the server is killed, and reads everything back
 //! later. Its log of completed requests is the record of what was acknowledged.
 
-use crate::process::{PATIENCE, Process, run, wait_readable};
+use crate::process::{PATIENCE, Process, run, wait_readable, wait_until};
 use crate::tools::command;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ pub struct Job {
     seed: u64,
     bytes: u64,
     dir: PathBuf,
+    align: u32,
 }
 
 /// What came of it.
@@ -28,6 +29,30 @@ pub struct Outcome {
     pub other: u64,
 }
 
+/// fio, writing.
+#[derive(Debug)]
+pub struct Running(Process);
+
+impl Running {
+    /// Returns some time after the first write was `seen` (fio takes its time to start), or when
+    /// all is written.
+    ///
+    /// # Panics
+    /// When neither happens.
+    pub fn go_on(&mut self, mut seen: impl FnMut() -> bool, some_time: Duration) {
+        wait_until("fio writes", || !self.0.is_running() || seen());
+        let _ = wait_readable(&[self.0.pidfd()], some_time);
+    }
+
+    /// Waits for its end: it has written everything, or its server is gone.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn finish(mut self) {
+        self.0.wait(PATIENCE);
+    }
+}
+
 impl Job {
     /// Writes the first `bytes` of the export in random order, each place once. `dir` is for its
     /// files.
@@ -38,14 +63,23 @@ impl Job {
             seed,
             bytes,
             dir: dir.to_owned(),
+            align: 4096,
         }
+    }
+
+    /// The same with writes that begin and end anywhere but inside a sector.
+    #[must_use]
+    pub fn unaligned(self) -> Self {
+        Self { align: 512, ..self }
     }
 
     fn command(&self) -> Command {
         let mut fio = command("fio");
         fio.current_dir(&self.dir)
             .args(["--name=job", "--ioengine=nbd", "--rw=randwrite"])
-            .args(["--bsrange=4k-64k", "--blockalign=4k", "--iodepth=32"])
+            .arg("--iodepth=32")
+            .arg(format!("--bsrange={}-64k", self.align))
+            .arg(format!("--blockalign={}", self.align))
             .args(["--verify=crc32c", "--verify_state_save=0"])
             .arg(format!("--uri={}", self.uri))
             .arg(format!("--size={}", self.bytes))
@@ -53,19 +87,17 @@ impl Job {
         fio
     }
 
-    /// Writes, and calls `kill` after `delay`, unless fio is done by then.
+    /// Starts to write.
     ///
     /// # Panics
-    /// When fio cannot be started or does not end.
-    pub fn write_until(&self, delay: Duration, kill: impl FnOnce()) {
+    /// When fio cannot be started.
+    #[must_use]
+    pub fn start(&self) -> Running {
         let _ = std::fs::remove_file(self.acks());
         let mut fio = self.command();
         fio.args(["--do_verify=0", "--write_lat_log=acks", "--log_offset=1"]);
         let log = self.dir.join("fio-write.log");
-        let mut fio = Process::spawn("fio", &mut fio, &log);
-        let _ = wait_readable(&[fio.pidfd()], delay);
-        kill();
-        fio.wait(PATIENCE);
+        Running(Process::spawn("fio", &mut fio, &log))
     }
 
     fn acks(&self) -> PathBuf {

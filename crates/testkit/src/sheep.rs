@@ -179,6 +179,16 @@ impl Sheep {
         self.process.as_mut().expect("sheep runs")
     }
 
+    /// Whether a VDI holds any data.
+    ///
+    /// # Panics
+    /// When dog is not answered.
+    #[must_use]
+    pub fn has_data(&self, vdi: &str) -> bool {
+        let list = self.dog().run(&["vdi", "list", "-r", vdi]).ok().text();
+        list.split(' ').nth(4).is_some_and(|used| used != "0")
+    }
+
     /// The address of an export for tools that take URIs.
     #[must_use]
     pub fn uri(&self, export: &str) -> String {

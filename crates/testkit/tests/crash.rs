@@ -61,7 +61,7 @@ fn fio_finds_all_it_was_promised() {
     let mut rng = Rng::new(seed);
     let scratch = tempfile::tempdir().expect("a temporary directory");
     let mut sheep = Sheep::new();
-    for round in 0..3 {
+    for round in 0..4 {
         let name = format!("round{round}");
         let _ = sheep.dog().run(&["vdi", "create", &name, "64M"]).ok();
         let job = Job::new(
@@ -70,7 +70,13 @@ fn fio_finds_all_it_was_promised() {
             64 << 20,
             scratch.path(),
         );
-        job.write_until(Duration::from_millis(50 + rng.below(500)), || sheep.kill());
+        // Blocks that several writes share, too.
+        let job = if round % 2 == 1 { job.unaligned() } else { job };
+        let delay = Duration::from_millis(rng.below(400));
+        let mut fio = job.start();
+        fio.go_on(|| sheep.has_data(&name), delay);
+        sheep.kill();
+        fio.finish();
         sheep.start();
         let outcome = job
             .check()

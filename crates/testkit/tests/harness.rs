@@ -5,7 +5,6 @@ use sheepdog_testkit::Server;
 use sheepdog_testkit::fio::Job;
 use sheepdog_testkit::kill::{Trouble, rounds};
 use sheepdog_testkit::nbd::Client;
-use sheepdog_testkit::process::wait_until;
 use sheepdog_testkit::qemu_nbd::QemuNbd;
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::uri;
@@ -96,14 +95,14 @@ fn fio_finds_what_is_lost() {
     let mut server = QemuNbd::serve(&image, "writeback");
     let address = uri(server.socket(), "disk");
     let job = Job::new(&address, 5, 32 << 20, home.path());
-    job.write_until(Duration::from_millis(300), || {
-        // However slowly fio starts, something is written before the end.
-        wait_until("fio writes", || {
-            use std::os::unix::fs::MetadataExt;
-            std::fs::metadata(&image).is_ok_and(|found| found.blocks() > 8192)
-        });
-        server.kill();
-    });
+    let mut fio = job.start();
+    let seen = || {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(&image).is_ok_and(|found| found.blocks() > 8192)
+    };
+    fio.go_on(seen, Duration::from_millis(20));
+    server.kill();
+    fio.finish();
     server.start();
     let outcome = job.check().expect("nothing is lost");
     assert!(outcome.acknowledged > 0, "{outcome:?}");
