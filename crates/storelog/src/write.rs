@@ -283,9 +283,11 @@ impl Store {
         );
     }
 
-    /// Whether a write of that many bytes may be admitted.
+    /// Whether a write of that many bytes may be admitted. The next checkpoint writes a page for
+    /// each fragment that changed before the old ones are free, however little changed in it.
     fn has_room(&self, bytes: u64) -> bool {
-        !self.short_of_space && self.free_bytes() >= bytes + self.reserve_bytes()
+        let pages = (self.index.dirty().len() + 1) as u64 * BLOCK_SIZE as u64;
+        !self.short_of_space && self.free_bytes() >= bytes + pages + self.reserve_bytes()
     }
 
     fn in_fragment(&self, start: u32, count: u32) -> bool {

@@ -39,7 +39,7 @@ fn one(seed: u64, deaths: u32) -> Counts {
 
 #[test]
 fn crashes_anywhere_keep_acknowledged_writes_and_space() {
-    let seeds = seeds(300);
+    let seeds = seeds(120);
     let many = seeds.end - seeds.start >= 100;
     let mut total = Counts::default();
     for seed in seeds {

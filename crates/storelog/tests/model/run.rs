@@ -80,6 +80,8 @@ pub struct Run {
     pub store: Option<Box<Store>>,
     pub counts: Counts,
     limits: Limits,
+    /// How many there may be; with many, the index has several entry pages.
+    pub fragments: u64,
     superblock: Superblock,
     histories: BTreeMap<FragmentId, History>,
     asked: BTreeMap<CommandId, Asked>,
@@ -87,13 +89,17 @@ pub struct Run {
     interval: u64,
     seq: u64,
     now: u64,
-    /// All effects so far, condensed.
-    pub trace: u64,
+    /// All effects so far, condensed, if asked for.
+    pub trace: Option<u64>,
 }
 
-const VIDS: [Vid; 2] = [
+/// The first two own most; more than fit an entry's slot may own something.
+const VIDS: [Vid; 5] = [
     Vid::new(1).expect("in range"),
     Vid::new(2).expect("in range"),
+    Vid::new(3).expect("in range"),
+    Vid::new(4).expect("in range"),
+    Vid::new(5).expect("in range"),
 ];
 
 impl Run {
@@ -122,6 +128,7 @@ impl Run {
             recycled_units: rng.below(8) as usize,
             extent_blocks_min: geometry.blocks_per_chunk() * [1, 2][rng.below(2) as usize],
         };
+        let fragments = [6, 6, 6, 200][rng.below(4) as usize];
         let mut disk = SimDisk::default();
         disk.run_now(&prepare(&superblock).expect("large enough"));
         Self {
@@ -130,6 +137,7 @@ impl Run {
             store: None,
             counts: Counts::default(),
             limits,
+            fragments,
             superblock,
             histories: BTreeMap::new(),
             asked: BTreeMap::new(),
@@ -137,7 +145,7 @@ impl Run {
             interval: 0,
             seq: 0,
             now: 0,
-            trace: 0,
+            trace: None,
         }
     }
 
@@ -194,7 +202,7 @@ impl Run {
     fn fragment(&mut self) -> FragmentId {
         FragmentId {
             lineage: LineageId(7),
-            number: self.rng.below(6),
+            number: self.rng.below(self.fragments),
         }
     }
 
@@ -230,7 +238,12 @@ impl Run {
 
     pub fn random_command(&mut self) {
         let fragment = self.fragment();
-        let vid = VIDS[self.rng.below(2) as usize];
+        let among = if self.rng.chance(85) {
+            2
+        } else {
+            VIDS.len() as u64
+        };
+        let vid = VIDS[self.rng.below(among) as usize];
         let (start, count) = self.range();
         let id = self.next_command;
         let command = match self.rng.below(100) {
@@ -346,9 +359,11 @@ impl Run {
 
     fn take(&mut self, effects: Vec<Effect>) {
         for effect in effects {
-            let mut hasher = DefaultHasher::new();
-            (self.trace, format!("{effect:?}")).hash(&mut hasher);
-            self.trace = hasher.finish();
+            if let Some(trace) = &mut self.trace {
+                let mut hasher = DefaultHasher::new();
+                (*trace, format!("{effect:?}")).hash(&mut hasher);
+                *trace = hasher.finish();
+            }
             match effect {
                 Effect::Disk(id, op) => {
                     if let DiskOp::Read { len, .. } = &op {
@@ -508,23 +523,23 @@ impl Run {
         }
     }
 
-    /// A quiet store is closed; gives its disk.
-    pub fn close(&mut self) -> SimDisk {
+    /// A quiet store is closed; gives its disk, and how many records opening it replays.
+    pub fn close(&mut self) -> (SimDisk, u64) {
         assert!(self.asked.is_empty() && self.disk.in_flight() == 0);
         self.store = None;
         self.disk.kill();
-        self.disk.clone()
+        let disk = self.disk.clone();
+        let (records, _) = self.open_copy(&mut disk.clone()).expect("nothing is wrong");
+        (disk, records)
     }
 
     /// Opens and reads a copy of the disk that was damaged since the store was closed.
-    pub fn look_at(&mut self, damaged: SimDisk) -> Outcome {
-        let clean = self.records_on(&mut self.disk.clone()).expect("clean");
-        let mut disk = damaged;
+    pub fn look_at(&mut self, mut disk: SimDisk, expected: u64) -> Outcome {
         let mut effects = Vec::new();
-        let Ok((records, mut store)) = self.records_on(&mut disk) else {
+        let Ok((records, mut store)) = self.open_copy(&mut disk) else {
             return Outcome::Refused;
         };
-        if records != clean.0 {
+        if records != expected {
             // Rot in the last batch cannot be told from one that was cut short.
             return Outcome::Clean;
         }
@@ -567,7 +582,7 @@ impl Run {
     }
 
     /// Opens a disk. Gives the number of records replayed.
-    fn records_on(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
+    fn open_copy(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
         let mut effects = Vec::new();
         let mut opening = Opening::start(self.limits, &mut effects);
         loop {
@@ -639,7 +654,7 @@ impl Run {
         let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
         for fragment in fragments {
             let mut views = Vec::new();
-            for path in [&[VIDS[0]] as &[Vid], &[VIDS[1]]] {
+            for path in VIDS.chunks(1) {
                 let pieces = self.read_now(fragment, path, blocks);
                 views.push((path, seen(fragment, 0, &pieces)));
             }
