@@ -713,7 +713,8 @@ impl Store {
             unpunched,
         };
         let bytes = root.encode();
-        checkpoint.root_bytes = bytes.len() as u64;
+        // All that was claimed, used or not: opening must find the same pages in use.
+        checkpoint.root_bytes = checkpoint.root.bytes() as u64;
         written.push((checkpoint.root, bytes));
         written
     }

@@ -39,8 +39,8 @@ fn one(seed: u64, deaths: u32) -> Counts {
 
 #[test]
 fn crashes_anywhere_keep_acknowledged_writes_and_space() {
-    let seeds = seeds(120);
-    let many = seeds.end - seeds.start >= 100;
+    let seeds = seeds(70);
+    let many = seeds.end - seeds.start >= 70;
     let mut total = Counts::default();
     for seed in seeds {
         println!("seed {seed}");

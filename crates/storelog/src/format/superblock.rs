@@ -106,7 +106,7 @@ pub struct CheckpointSlot {
     /// Counts checkpoints; the higher valid slot is the current one, and the other one is made equal
     /// to it before anything of the older checkpoint is used again.
     pub serial: u64,
-    /// First page of the root and its bytes; 0 bytes for an empty store.
+    /// First page of the root and the bytes of all its pages; 0 bytes for an empty store.
     pub root_page: u64,
     /// See `root_page`.
     pub root_bytes: u64,
