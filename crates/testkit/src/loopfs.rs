@@ -65,6 +65,27 @@ impl SmallFs {
         wait_until("mount it anew", || run(&mut mount, b"").code == 0);
     }
 
+    /// Somebody else takes all space but so many bytes.
+    ///
+    /// # Panics
+    /// When the system refuses for another reason than that there is no more.
+    pub fn fill(&self, leave: u64) {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let open = File::options().create(true).append(true).to_owned();
+        let filler = open.open(self.point.join("filler")).expect("create");
+        // The file system needs some of what it calls free to note what is not.
+        let mut step = self.free();
+        while self.free() > leave && step >= 4096 {
+            let at = filler.metadata().expect("metadata").len();
+            let len = step.min(self.free() - leave) & !4095;
+            match fallocate(&filler, FallocateFlags::empty(), at, len.max(4096)) {
+                Ok(()) => {}
+                Err(rustix::io::Errno::NOSPC) => step /= 2,
+                Err(e) => panic!("fill: {e}"),
+            }
+        }
+    }
+
     /// Bytes that are free.
     ///
     /// # Panics

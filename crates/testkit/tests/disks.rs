@@ -301,9 +301,7 @@ fn reserved_space_is_there_when_the_disk_is_full() {
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     assert_eq!(dog.run(&["vdi", "list", "-r", "large"]).ok().text(), "");
     // Somebody else takes the rest of the file system.
-    let filler = std::fs::File::create(disk.path().join("filler")).expect("create");
-    let all = disk.free() & !4095;
-    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, all).expect("fill");
+    disk.fill(0);
     let mut client = open(&sheep, "thick");
     let mut data = vec![0; 1 << 20];
     for at in 0..32 {

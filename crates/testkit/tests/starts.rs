@@ -193,18 +193,13 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     drop(client);
     sheep.stop();
 
-    // A new store where there is no room for one: for its log, for anything at all.
-    let filler = File::create(disk.path().join("filler")).expect("create");
-    let none = rustix::fs::FallocateFlags::empty();
-    let most = (disk.free() - (8 << 20)) & !4095;
-    rustix::fs::fallocate(&filler, none, 0, most).expect("fill");
-    // Elsewhere, so that it is nobody's neighbour.
+    // A new store, nobody's neighbour, where there is no room for its log or for anything at all.
     let elsewhere = disk.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("make a directory");
+    disk.fill(8 << 20);
     let mut other = Sheep::at(&elsewhere.join("other"), &[]);
     assert_refused(&mut other, "the log needs");
-    let rest = disk.free() & !4095;
-    rustix::fs::fallocate(&filler, none, most, rest).expect("fill");
+    disk.fill(0);
     assert_refused(&mut other, "is full");
     // The first store is none the worse for it, and serves what it has on a disk with no room.
     sheep.start();
