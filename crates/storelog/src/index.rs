@@ -153,8 +153,11 @@ impl Index {
         );
     }
 
-    /// While opening: slots not adopted are free.
-    pub fn finish_adopting(&mut self) {
+    /// While opening: slots not adopted are free, those of all `pages` on disk, so that a page
+    /// without fragments stays known.
+    pub fn finish_adopting(&mut self, pages: usize) {
+        let slots = pages * SLOTS_PER_PAGE as usize;
+        self.slots.resize(self.slots.len().max(slots), None);
         self.free_slots = (0..self.slots.len() as u32)
             .filter(|slot| self.slots[*slot as usize].is_none())
             .collect();

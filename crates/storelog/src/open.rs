@@ -315,7 +315,7 @@ impl Opening {
             }
             Step::Index => {
                 self.step = Step::Scan;
-                self.index.finish_adopting();
+                self.index.finish_adopting(self.root.entry_pages.len());
                 self.scan = self.slot.replay;
                 self.ask_for_window()?;
             }
