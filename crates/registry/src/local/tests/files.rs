@@ -102,7 +102,8 @@ fn paths_that_can_be_none_are_refused() {
     run(async {
         let host = Host::new();
         std::fs::write(host.path().join("file"), "x").expect("write");
-        for path in ["file/registry.db", "none/none/registry.db", "."] {
+        std::fs::create_dir(host.path().join("dir")).expect("make a directory");
+        for path in ["file/registry.db", "none/none/registry.db", "dir"] {
             let file = host.path().join(path);
             let options = LocalOptions { file, member: None };
             let error = LocalRegistry::open(options).await.expect_err(path);
