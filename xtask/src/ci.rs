@@ -27,29 +27,12 @@ pub fn run() -> Result<()> {
         println!("==> dependencies (cargo-deny is not installed: licences and bans only)");
         licences::run()?;
     }
-    step(
-        "build",
-        &mut cargo(&["build", "--workspace", "--bins", "--locked"]),
-    )?;
+    step("build", &mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
     let mut tests = if find("cargo-nextest").is_some() {
-        cargo(&[
-            "nextest",
-            "run",
-            "--workspace",
-            "--locked",
-            "--profile",
-            "ci",
-        ])
+        cargo(&["nextest", "run", "--workspace", "--locked", "--profile", "ci"])
     } else {
         println!("==> cargo-nextest is not installed: cargo test instead");
-        let mut tests = cargo(&[
-            "test",
-            "--workspace",
-            "--locked",
-            "--lib",
-            "--bins",
-            "--tests",
-        ]);
+        let mut tests = cargo(&["test", "--workspace", "--locked", "--lib", "--bins", "--tests"]);
         // Whole machines run in some of these: few at a time.
         tests.args(["--", "--test-threads=2"]);
         tests
@@ -59,13 +42,8 @@ pub fn run() -> Result<()> {
         "examples in the documentation",
         &mut cargo(&["test", "--workspace", "--locked", "--doc"]),
     )?;
-    let mut doc = cargo(&[
-        "doc",
-        "--workspace",
-        "--locked",
-        "--no-deps",
-        "--document-private-items",
-    ]);
+    let mut doc =
+        cargo(&["doc", "--workspace", "--locked", "--no-deps", "--document-private-items"]);
     step("documentation", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     println!("==> all passed in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())

@@ -67,10 +67,7 @@ impl Demo {
         if UnixStream::connect(self.store.join("nbd.sock")).is_ok() {
             let port = fs::read_to_string(&note).unwrap_or_default();
             self.port = port.trim().parse().unwrap_or(PORT);
-            println!(
-                "==> a sheep is already running on {DIR}, port {}",
-                self.port
-            );
+            println!("==> a sheep is already running on {DIR}, port {}", self.port);
             return Ok(());
         }
         if TcpListener::bind((Ipv4Addr::LOCALHOST, PORT)).is_err() {
@@ -97,10 +94,7 @@ impl Demo {
     fn format(&self) -> Result<()> {
         let info = output(&mut self.dog(&["cluster", "info"]))?;
         if info.contains("Waiting for cluster to be formatted") {
-            step(
-                "format, one copy",
-                &mut self.dog(&["cluster", "format", "-c", "1"]),
-            )?;
+            step("format, one copy", &mut self.dog(&["cluster", "format", "-c", "1"]))?;
         }
         Ok(())
     }

@@ -13,10 +13,7 @@ use std::process::Command;
 
 /// Makes sure that everything is there.
 pub fn run() -> Result<()> {
-    let missing: Vec<_> = TOOLS
-        .iter()
-        .filter(|(tool, _)| find(tool).is_none())
-        .collect();
+    let missing: Vec<_> = TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).collect();
     let packages: BTreeSet<&str> = missing.iter().map(|(_, package)| *package).collect();
     let kernel_missing = kernel::Kernel::find().is_none();
     if packages.is_empty() && !kernel_missing {
@@ -28,10 +25,7 @@ pub fn run() -> Result<()> {
         let names: Vec<_> = packages.iter().copied().collect();
         if !tools.is_empty() {
             println!("missing programs: {}", tools.join(", "));
-            println!(
-                "as root: apt-get install --no-install-recommends {}",
-                names.join(" ")
-            );
+            println!("as root: apt-get install --no-install-recommends {}", names.join(" "));
         }
         if find("apt-get").is_none() && kernel_missing {
             println!(
@@ -53,10 +47,7 @@ pub fn run() -> Result<()> {
     if kernel_missing {
         fetch_kernel()?;
     }
-    let still: Vec<_> = TOOLS
-        .iter()
-        .filter(|(tool, _)| find(tool).is_none())
-        .collect();
+    let still: Vec<_> = TOOLS.iter().filter(|(tool, _)| find(tool).is_none()).collect();
     if !still.is_empty() {
         bail!("installed, and still missing: {still:?}");
     }
@@ -102,19 +93,9 @@ fn plan(packages: &BTreeSet<&str>) -> Result<Vec<String>> {
         "--allow-downgrades".to_owned(),
         format!("qemu-utils/{release}"),
     ];
-    second.extend(
-        packages
-            .iter()
-            .filter(|p| **p != "qemu-utils")
-            .map(|p| (*p).to_owned()),
-    );
+    second.extend(packages.iter().filter(|p| **p != "qemu-utils").map(|p| (*p).to_owned()));
     dry_run(&second)
-        .map_err(|e| {
-            e.context(format!(
-                "and without naming the release: {}",
-                first.unwrap_err()
-            ))
-        })
+        .map_err(|e| e.context(format!("and without naming the release: {}", first.unwrap_err())))
         .context("apt cannot install what the tests need without harm")?;
     Ok(second)
 }
@@ -166,16 +147,11 @@ fn fetch_kernel() -> Result<()> {
         .to_owned();
     let target = sheepdog_testkit::bins::target_dir();
     std::fs::create_dir_all(&target)?;
-    let scratch = tempfile::Builder::new()
-        .prefix("kernel")
-        .tempdir_in(&target)?;
+    let scratch = tempfile::Builder::new().prefix("kernel").tempdir_in(&target)?;
     // apt's own user must be able to write there.
     std::fs::set_permissions(scratch.path(), std::fs::Permissions::from_mode(0o777))?;
     let mut download = apt(&["download", "-q", &package]);
-    step(
-        "download the guest's kernel",
-        download.current_dir(scratch.path()),
-    )?;
+    step("download the guest's kernel", download.current_dir(scratch.path()))?;
     let deb = std::fs::read_dir(scratch.path())?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|e| e == "deb"))

@@ -46,10 +46,7 @@ pub fn run() -> Result<()> {
 /// Whether an SPDX expression can be satisfied with the allowed licences. `/` is the old way to
 /// write OR.
 fn satisfied(expression: &str, allowed: &BTreeSet<&str>) -> bool {
-    let spaced = expression
-        .replace('(', " ( ")
-        .replace(')', " ) ")
-        .replace('/', " OR ");
+    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let mut rest = words.as_slice();
     either(&mut rest, allowed) && rest.is_empty()

@@ -20,9 +20,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     let (mut rounds, mut seed) = (100, Rng::fresh_seed());
     let mut words = rest.iter();
     while let Some(word) = words.next() {
-        let value = words
-            .next()
-            .with_context(|| format!("{word} needs a value"))?;
+        let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match *word {
             "--rounds" => rounds = value.parse()?,
             "--seed" => seed = value.parse()?,
@@ -59,10 +57,7 @@ fn kill(count: u32, seed: u64) -> Result<()> {
     std::fs::create_dir_all(&dir)?;
     let file = dir.join(format!("kill-{commit}-{seed}.json"));
     std::fs::write(&file, format!("{report:#}\n"))?;
-    println!(
-        "{report:#}\nsaved as docs/runs/{}",
-        file.file_name().unwrap_or_default().display()
-    );
+    println!("{report:#}\nsaved as docs/runs/{}", file.file_name().unwrap_or_default().display());
     Ok(())
 }
 
@@ -71,31 +66,14 @@ fn with_writer(count: u32, seed: u64) -> Result<Value> {
     let blocks = 16 << 10;
     let mut sheep = Sheep::new();
     let _ = sheep.dog().run(&["vdi", "create", "kill", "64M"]).ok();
-    let plan = Plan {
-        seed,
-        blocks,
-        depth: 32,
-        longest: 32,
-    };
-    let troubles = [
-        Trouble::Kill,
-        Trouble::Kill,
-        Trouble::HangUp,
-        Trouble::Freeze,
-    ];
-    let report = rounds(
-        &mut sheep,
-        "kill",
-        plan,
-        count,
-        &troubles,
-        |number, round| {
-            println!(
-                "writer {number}/{count}: {:?}, {} acknowledged, {} unanswered, back in {} ms",
-                round.trouble, round.acknowledged, round.pending, round.back_ms
-            );
-        },
-    );
+    let plan = Plan { seed, blocks, depth: 32, longest: 32 };
+    let troubles = [Trouble::Kill, Trouble::Kill, Trouble::HangUp, Trouble::Freeze];
+    let report = rounds(&mut sheep, "kill", plan, count, &troubles, |number, round| {
+        println!(
+            "writer {number}/{count}: {:?}, {} acknowledged, {} unanswered, back in {} ms",
+            round.trouble, round.acknowledged, round.pending, round.back_ms
+        );
+    });
     let report = report.map_err(|e| anyhow::anyhow!("{e}"))?;
     if !report.adds_up() {
         bail!("the counts do not add up: {:#}", report.json());
@@ -114,30 +92,17 @@ fn with_fio(count: u32, seed: u64) -> Result<Value> {
     for number in 1..=count {
         let name = format!("fio{number}");
         let _ = dog.run(&["vdi", "create", &name, "256M"]).ok();
-        let job = Job::new(
-            &sheep.uri(&name),
-            rng.next_u64() >> 32,
-            256 << 20,
-            scratch.path(),
-        );
-        let job = if number % 2 == 0 {
-            job.unaligned()
-        } else {
-            job
-        };
+        let job = Job::new(&sheep.uri(&name), rng.next_u64() >> 32, 256 << 20, scratch.path());
+        let job = if number % 2 == 0 { job.unaligned() } else { job };
         let delay = Duration::from_millis(rng.below(1400));
         let mut fio = job.start();
         fio.go_on(|| sheep.has_data(&name), delay);
         sheep.kill();
         fio.finish();
         sheep.start();
-        let outcome = job
-            .check()
-            .map_err(|e| anyhow::anyhow!("seed {seed}, fio round {number}: {e}"))?;
-        println!(
-            "fio {number}/{count}: killed after {} ms: {outcome:?}",
-            delay.as_millis()
-        );
+        let outcome =
+            job.check().map_err(|e| anyhow::anyhow!("seed {seed}, fio round {number}: {e}"))?;
+        println!("fio {number}/{count}: killed after {} ms: {outcome:?}", delay.as_millis());
         sum.acknowledged += outcome.acknowledged;
         sum.good += outcome.good;
         sum.other += outcome.other;

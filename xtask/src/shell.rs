@@ -15,9 +15,7 @@ pub fn cmd(words: &[&str]) -> Command {
 #[allow(dead_code)]
 pub fn cargo(words: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(sheepdog_testkit::bins::root())
-        .args(words);
+    command.current_dir(sheepdog_testkit::bins::root()).args(words);
     command
 }
 
@@ -25,10 +23,8 @@ pub fn cargo(words: &[&str]) -> Command {
 pub fn step(what: &str, command: &mut Command) -> Result<()> {
     let begin = Instant::now();
     println!("==> {what}");
-    let status = command
-        .stdin(Stdio::null())
-        .status()
-        .with_context(|| format!("start {command:?}"))?;
+    let status =
+        command.stdin(Stdio::null()).status().with_context(|| format!("start {command:?}"))?;
     if !status.success() {
         bail!("{what}: failed ({status}): {command:?}");
     }
@@ -38,15 +34,10 @@ pub fn step(what: &str, command: &mut Command) -> Result<()> {
 
 /// What a command prints; fails if it fails.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("start {command:?}"))?;
+    let out =
+        command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
     if !out.status.success() {
-        bail!(
-            "{command:?} failed: {}",
-            String::from_utf8_lossy(&out.stderr).trim()
-        );
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&out.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }

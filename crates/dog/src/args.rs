@@ -25,10 +25,7 @@ pub struct Target {
 /// Exit code 1 for a bad address, 64 for a bad port (without usage, so the line is said here).
 pub fn target(parsed: &Parsed) -> Result<Target> {
     let from = |opt, variable| {
-        parsed
-            .value(opt)
-            .map(OsStr::to_owned)
-            .or_else(|| std::env::var_os(variable))
+        parsed.value(opt).map(OsStr::to_owned).or_else(|| std::env::var_os(variable))
     };
     let host = match from(Opt::Address, "SHEEPDOG_DOG_ADDR") {
         Some(text) => address(&text)?,
@@ -44,32 +41,20 @@ pub fn target(parsed: &Parsed) -> Result<Target> {
 /// Quotes what a person typed so that it stays one line.
 #[must_use]
 pub fn shown(text: &OsStr) -> String {
-    text.to_string_lossy()
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.to_string_lossy().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 fn address(text: &OsStr) -> Result<String> {
     let bad = || Failure::failed(format!("Invalid ip address {}", shown(text)));
     let host = text.to_str().ok_or_else(bad)?;
-    let host = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
+    let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
     let named = !host.is_empty()
         && host.len() <= 253
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         && !host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     // fe80::1%eth0 names an interface.
     let literal = host.split('%').next().unwrap_or(host);
-    if named || literal.parse::<IpAddr>().is_ok() {
-        Ok(host.to_owned())
-    } else {
-        Err(bad())
-    }
+    if named || literal.parse::<IpAddr>().is_ok() { Ok(host.to_owned()) } else { Err(bad()) }
 }
 
 fn port(text: &OsStr) -> Result<u16> {
@@ -109,9 +94,7 @@ pub fn vdi_name(args: &[OsString], at: usize, missing: &str) -> Result<String> {
 }
 
 fn checked(result: Result<&str, Error>) -> Result<String> {
-    result
-        .map(str::to_owned)
-        .map_err(|e| Failure::failed(e.to_string()))
+    result.map(str::to_owned).map_err(|e| Failure::failed(e.to_string()))
 }
 
 /// A VDI's name together with `-s`.
@@ -119,10 +102,7 @@ fn checked(result: Result<&str, Error>) -> Result<String> {
 /// # Errors
 /// Exit code 1 for a bad snapshot id or tag.
 pub fn selector(parsed: &Parsed, name: String) -> Result<VdiSelector> {
-    let mut selector = VdiSelector {
-        name,
-        ..VdiSelector::default()
-    };
+    let mut selector = VdiSelector { name, ..VdiSelector::default() };
     let Some(text) = parsed.value(Opt::Snapshot) else {
         return Ok(selector);
     };
@@ -154,14 +134,12 @@ pub fn redundancy(parsed: &Parsed) -> Result<Option<RedundancyInfo>> {
             data: redundancy.data().into(),
             parity: redundancy.parity().into(),
         })),
-        _ => Err(
-            Failure::failed(format!("Invalid parameter {}", shown(text)))
-                .and("To create replicated vdi, set -c x")
-                .and("  x(1 to 31)   - number of replicated copies")
-                .and("To create erasure coded vdi, set -c x:y")
-                .and("  x(2,4,8,16)  - number of data strips")
-                .and("  y(1 to 15)   - number of parity strips"),
-        ),
+        _ => Err(Failure::failed(format!("Invalid parameter {}", shown(text)))
+            .and("To create replicated vdi, set -c x")
+            .and("  x(1 to 31)   - number of replicated copies")
+            .and("To create erasure coded vdi, set -c x:y")
+            .and("  x(2,4,8,16)  - number of data strips")
+            .and("  y(1 to 15)   - number of parity strips")),
     }
 }
 
@@ -178,10 +156,7 @@ pub fn object_shift(parsed: &Parsed) -> Result<Option<u8>> {
         .filter(|t| t.bytes().all(|b| b.is_ascii_digit()))
         .and_then(|t| t.parse().ok());
     match number.map(u8::try_from) {
-        None => Err(Failure::failed(format!(
-            "Invalid block size shift '{}'",
-            shown(text)
-        ))),
+        None => Err(Failure::failed(format!("Invalid block size shift '{}'", shown(text)))),
         Some(Ok(shift)) if shift < OBJECT_SHIFT_MIN => Err(Failure::failed(
             "Object Size is larger than 2^20. Please set shift bit larger than 20",
         )),
@@ -214,10 +189,7 @@ pub fn positive(parsed: &Parsed, opt: Opt, what: &str) -> Result<Option<u64>> {
 pub fn no_more(args: &[OsString], count: usize) -> Result<()> {
     match args.get(count) {
         None => Ok(()),
-        Some(word) => Err(Failure::usage(format!(
-            "Unexpected argument '{}'",
-            shown(word)
-        ))),
+        Some(word) => Err(Failure::usage(format!("Unexpected argument '{}'", shown(word)))),
     }
 }
 

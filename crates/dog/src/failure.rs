@@ -27,10 +27,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// An exit code and its line.
     pub fn new(code: u8, line: impl Into<String>) -> Self {
-        Self {
-            code,
-            lines: vec![line.into()],
-        }
+        Self { code, lines: vec![line.into()] }
     }
 
     /// The command failed.
@@ -46,10 +43,7 @@ impl Failure {
     /// Nothing more to say.
     #[must_use]
     pub const fn silent(code: u8) -> Self {
-        Self {
-            code,
-            lines: Vec::new(),
-        }
+        Self { code, lines: Vec::new() }
     }
 
     /// What a sheep answered, or that it does not answer, behind what was tried.
@@ -96,10 +90,7 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Self::silent(EXIT_FAILURE)
         } else {
-            Self::failed(format!(
-                "Failed to write to standard output: {}",
-                strerror(&error)
-            ))
+            Self::failed(format!("Failed to write to standard output: {}", strerror(&error)))
         }
     }
 }
@@ -107,11 +98,7 @@ impl From<io::Error> for Failure {
 /// 2 when no sheep answers, else 1.
 #[must_use]
 pub fn code_of(error: &Error) -> u8 {
-    if error.kind() == ErrorKind::Unreachable {
-        EXIT_SYSTEM
-    } else {
-        EXIT_FAILURE
-    }
+    if error.kind() == ErrorKind::Unreachable { EXIT_SYSTEM } else { EXIT_FAILURE }
 }
 
 /// An error as one reads it behind a colon. The sentences that scripts match stand alone.
@@ -150,10 +137,7 @@ mod tests {
         assert_eq!(words(ErrorKind::NotFound), "No VDI found");
         assert_eq!(words(ErrorKind::NoTag), "Failed to find requested tag");
         assert_eq!(words(ErrorKind::Io), "I/O error: more");
-        assert_eq!(
-            words(ErrorKind::WaitForJoin),
-            "Waiting for other nodes to join cluster: more"
-        );
+        assert_eq!(words(ErrorKind::WaitForJoin), "Waiting for other nodes to join cluster: more");
     }
 
     #[test]

@@ -32,18 +32,13 @@ impl Format {
     /// The format of a name.
     #[must_use]
     pub fn from_name(name: &OsStr) -> Option<Self> {
-        [Self::Raw, Self::Qcow2]
-            .into_iter()
-            .find(|f| name == f.name())
+        [Self::Raw, Self::Qcow2].into_iter().find(|f| name == f.name())
     }
 
     /// What a file to be written should be, by its extension.
     #[must_use]
     pub fn for_path(path: &Path) -> Self {
-        if path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("qcow2"))
-        {
+        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("qcow2")) {
             Self::Qcow2
         } else {
             Self::Raw
@@ -103,11 +98,7 @@ fn on_thread(work: impl FnOnce() + Send + 'static) {
         }));
     });
     // If no thread can be had, the work and its channels are dropped, with the same effect.
-    drop(
-        std::thread::Builder::new()
-            .name(THREAD.to_owned())
-            .spawn(work),
-    );
+    drop(std::thread::Builder::new().name(THREAD.to_owned()).spawn(work));
 }
 
 /// Cuts the all-zero blocks out of a run of bytes that begins at `offset` of a disk. What is left

@@ -51,16 +51,10 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
         complain("Try 'dog --help' for more information.");
         return EXIT_USAGE;
     };
-    let second = words
-        .get(1)
-        .map(|w| w.to_string_lossy())
-        .unwrap_or_default();
+    let second = words.get(1).map(|w| w.to_string_lossy()).unwrap_or_default();
     let Some(subcommand) = command.subcommand(&second) else {
         if !matches!(&*second, "help" | "--help" | "-h") {
-            complain(&format!(
-                "Invalid command '{first} {}'",
-                second.escape_debug()
-            ));
+            complain(&format!("Invalid command '{first} {}'", second.escape_debug()));
         }
         complain(usage::subcommands(command).trim_end());
         return EXIT_USAGE;
@@ -98,10 +92,7 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
         }
     };
     if timed && code != EXIT_USAGE {
-        let line = format!(
-            "\nElapsed time: {:.3} seconds\n",
-            begun.elapsed().as_secs_f64()
-        );
+        let line = format!("\nElapsed time: {:.3} seconds\n", begun.elapsed().as_secs_f64());
         // JSON output stays one document.
         if json {
             complain(line.trim());

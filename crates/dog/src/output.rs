@@ -23,10 +23,7 @@ impl Output {
         // The standard library's own handle always buffers by lines.
         let stream: Box<dyn Write + Send> = match io::stdout().as_fd().try_clone_to_owned() {
             Ok(fd) if terminal => Box::new(LineWriter::new(std::fs::File::from(fd))),
-            Ok(fd) => Box::new(BufWriter::with_capacity(
-                STDOUT_BUFFER,
-                std::fs::File::from(fd),
-            )),
+            Ok(fd) => Box::new(BufWriter::with_capacity(STDOUT_BUFFER, std::fs::File::from(fd))),
             // Closed: what is written is lost, as in C.
             Err(_) => Box::new(io::sink()),
         };
@@ -82,15 +79,9 @@ impl Output {
         }
         let mut answer = String::new();
         let read = io::stdin().read_line(&mut answer);
-        let yes = answer
-            .as_bytes()
-            .get(..3)
-            .is_some_and(|start| start.eq_ignore_ascii_case(b"yes"));
-        if read.is_ok() && yes {
-            Ok(())
-        } else {
-            Err(Failure::silent(crate::failure::EXIT_OK))
-        }
+        let yes =
+            answer.as_bytes().get(..3).is_some_and(|start| start.eq_ignore_ascii_case(b"yes"));
+        if read.is_ok() && yes { Ok(()) } else { Err(Failure::silent(crate::failure::EXIT_OK)) }
     }
 
     /// Writes what is buffered.

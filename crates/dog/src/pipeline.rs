@@ -16,9 +16,7 @@ pub struct Unordered<E> {
 
 impl<E: Send + 'static> Default for Unordered<E> {
     fn default() -> Self {
-        Self {
-            jobs: JoinSet::new(),
-        }
+        Self { jobs: JoinSet::new() }
     }
 }
 
@@ -72,9 +70,7 @@ pub struct Ordered<T> {
 
 impl<T: Send + 'static> Default for Ordered<T> {
     fn default() -> Self {
-        Self {
-            jobs: VecDeque::new(),
-        }
+        Self { jobs: VecDeque::new() }
     }
 }
 

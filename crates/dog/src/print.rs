@@ -8,20 +8,12 @@ pub mod vdi;
 
 /// Percent of a whole, as an integer cut off, 0 of nothing.
 fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 {
-        0
-    } else {
-        (u128::from(part) * 100 / u128::from(whole)) as u64
-    }
+    if whole == 0 { 0 } else { (u128::from(part) * 100 / u128::from(whole)) as u64 }
 }
 
 /// `HOST:PORT`, with brackets around what has colons of its own.
 fn endpoint(address: &str, port: u32) -> String {
-    if address.contains(':') {
-        format!("[{address}]:{port}")
-    } else {
-        format!("{address}:{port}")
-    }
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
 
 /// Padded to the left edge by bytes, as C's `%-8s` counts.

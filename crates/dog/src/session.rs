@@ -26,18 +26,15 @@ pub async fn connect(target: &Target) -> Result<Connection> {
             } else {
                 format!("{}:{}", target.host, target.port)
             };
-            Err(
-                Failure::new(EXIT_SYSTEM, format!("failed to connect to {shown}: {why}"))
-                    .and("Failed to get node list"),
-            )
+            Err(Failure::new(EXIT_SYSTEM, format!("failed to connect to {shown}: {why}"))
+                .and("Failed to get node list"))
         }
     }
 }
 
 async fn attempt(target: &Target) -> std::result::Result<Connection, String> {
-    let addresses = lookup_host((target.host.as_str(), target.port))
-        .await
-        .map_err(|e| unresolved(&e))?;
+    let addresses =
+        lookup_host((target.host.as_str(), target.port)).await.map_err(|e| unresolved(&e))?;
     let mut why = "Name or service not known".to_owned();
     for address in addresses {
         let stream = match timeout(CONNECT_TIME, TcpStream::connect(address)).await {

@@ -62,12 +62,7 @@ pub fn run(verb: Verb, parsed: Parsed, target: Target, out: &mut Output) -> Resu
     } else {
         Mode::Human
     };
-    let mut context = Context {
-        parsed,
-        target,
-        mode,
-        out,
-    };
+    let mut context = Context { parsed, target, mode, out };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -104,12 +99,6 @@ fn open_failed(vdi: &VdiSelector) -> String {
 
 /// Opens a VDI for reading or writing.
 async fn open(sheep: &Connection, vdi: &VdiSelector, read_only: bool) -> Result<VdiOpened> {
-    let request = VdiOpen {
-        vdi: Some(vdi.clone()),
-        read_only,
-    };
-    sheep
-        .call(&request)
-        .await
-        .map_err(|e| Failure::answered(open_failed(vdi), &e))
+    let request = VdiOpen { vdi: Some(vdi.clone()), read_only };
+    sheep.call(&request).await.map_err(|e| Failure::answered(open_failed(vdi), &e))
 }

@@ -16,10 +16,7 @@ fn entry(vid: u32, name: &str) -> VdiEntry {
         size: 1 << 30,
         object_shift: 22,
         redundancy: Some(RedundancyInfo { data: 3, parity: 0 }),
-        created: Some(Time {
-            seconds: 1_546_300_800,
-            nanos: 0,
-        }),
+        created: Some(Time { seconds: 1_546_300_800, nanos: 0 }),
         ..VdiEntry::default()
     }
 }
@@ -50,21 +47,13 @@ fn wrong_words_are_usage_errors() {
         command.args(args);
         run(command, b"")
     };
-    dog(&["vid"]).is(
-        64,
-        "",
-        "Invalid command 'vid'\nTry 'dog --help' for more information.\n",
-    );
+    dog(&["vid"]).is(64, "", "Invalid command 'vid'\nTry 'dog --help' for more information.\n");
     dog(&["node", "lost"]).is(
         64,
         "",
         "Invalid command 'node lost'\nAvailable node commands:\n  node list\n  node info\n",
     );
-    dog(&["node", "help"]).is(
-        64,
-        "",
-        "Available node commands:\n  node list\n  node info\n",
-    );
+    dog(&["node", "help"]).is(64, "", "Available node commands:\n  node list\n  node info\n");
     dog(&["node", "list", "-x"]).is(
         64,
         "",
@@ -83,39 +72,11 @@ fn wrong_words_are_usage_errors() {
 #[test]
 fn c02_options_stand_anywhere() {
     let sheep = FakeSheep::start();
-    sheep.state().add(VdiEntry {
-        snapshot: true,
-        tag: "t".into(),
-        ..entry(9, "v")
-    });
+    sheep.state().add(VdiEntry { snapshot: true, tag: "t".into(), ..entry(9, "v") });
     let port = sheep.port.to_string();
     let orders: [&[&str]; 4] = [
-        &[
-            "vdi",
-            "read",
-            "-s",
-            "t",
-            "-a",
-            "127.0.0.1",
-            "-p",
-            &port,
-            "v",
-            "0",
-            "4",
-        ],
-        &[
-            "vdi",
-            "read",
-            "v",
-            "0",
-            "4",
-            "-s",
-            "t",
-            "-a",
-            "127.0.0.1",
-            "-p",
-            &port,
-        ],
+        &["vdi", "read", "-s", "t", "-a", "127.0.0.1", "-p", &port, "v", "0", "4"],
+        &["vdi", "read", "v", "0", "4", "-s", "t", "-a", "127.0.0.1", "-p", &port],
         &["vdi", "read", "v", "-st", "0", "--port", &port, "4"],
         &["vdi", "read", "--snapshot=t", "v", "0", "--", "4"],
     ];
@@ -129,24 +90,10 @@ fn c03_c04_c20_c21_c22_raw_lists() {
     let sheep = FakeSheep::start();
     {
         let mut state = sheep.state();
-        state.add(VdiEntry {
-            used: 4 << 20,
-            ..entry(0x7c_2b25, "test")
-        });
-        state.add(VdiEntry {
-            name: "a b\\c".into(),
-            ..entry(0x10, "")
-        });
-        state.add(VdiEntry {
-            parent: 0x10,
-            shared: 8 << 20,
-            ..entry(0x20, "clone")
-        });
-        state.add(VdiEntry {
-            parent: 0x10,
-            snapshot_id: 2,
-            ..entry(0x21, "older")
-        });
+        state.add(VdiEntry { used: 4 << 20, ..entry(0x7c_2b25, "test") });
+        state.add(VdiEntry { name: "a b\\c".into(), ..entry(0x10, "") });
+        state.add(VdiEntry { parent: 0x10, shared: 8 << 20, ..entry(0x20, "clone") });
+        state.add(VdiEntry { parent: 0x10, snapshot_id: 2, ..entry(0x21, "older") });
         state.add(VdiEntry {
             snapshot: true,
             tag: "tag".into(),
@@ -182,9 +129,7 @@ fn c05_a_missing_name_lists_nothing() {
     let sheep = FakeSheep::start();
     sheep.dog(&["vdi", "list", "-r", "none"]).is_silent();
     let unformatted = FakeSheep::unformatted();
-    unformatted
-        .dog(&["vdi", "list", "-r"])
-        .is(1, "", "Waiting for cluster to be formatted\n");
+    unformatted.dog(&["vdi", "list", "-r"]).is(1, "", "Waiting for cluster to be formatted\n");
 }
 
 #[test]
@@ -209,9 +154,7 @@ fn c06_c07_deleting_what_is_missing_is_a_success_with_the_old_text() {
     sheep.dog(&["vdi", "delete", "v"]).is_silent();
     assert!(sheep.state().vdis.is_empty());
     sheep.state().broken = Some((ErrorKind::Locked, "by someone"));
-    sheep
-        .dog(&["vdi", "delete", "v"])
-        .is(1, "", "Failed to delete v: VDI is already locked\n");
+    sheep.dog(&["vdi", "delete", "v"]).is(1, "", "Failed to delete v: VDI is already locked\n");
     for option in ["-B", "-I", "-m"] {
         for value in ["0", "x", "-1"] {
             assert_eq!(sheep.dog(&["vdi", "delete", "v", option, value]).code, 1);
@@ -223,9 +166,7 @@ fn c06_c07_deleting_what_is_missing_is_a_success_with_the_old_text() {
 fn delete_in_steps_frees_objects_and_keeps_the_vdi() {
     let sheep = FakeSheep::start();
     sheep.dog(&["vdi", "create", "v", "16M"]).is_silent();
-    sheep
-        .dog_with(&["vdi", "write", "v", "0", "9M"], &vec![1; 9 << 20])
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "0", "9M"], &vec![1; 9 << 20]).is_silent();
     sheep.dog(&["vdi", "delete", "-m", "2", "v"]).is_silent();
     let bytes = sheep.state().bytes("v");
     assert!(bytes[..8 << 20].iter().all(|b| *b == 0));
@@ -243,12 +184,8 @@ fn c08_c18_create_and_grow() {
     );
     sheep.dog(&["vdi", "resize", "v", "64m"]).is_silent();
     assert_eq!(sheep.state().vdi("v").entry.size, 64 << 20);
-    sheep
-        .dog(&["vdi", "create", "w", "1", "-v"])
-        .is(0, "VDI ID of newly created VDI: 12\n", "");
-    sheep
-        .dog(&["vdi", "create", "-v", "-r", "x", "1"])
-        .is(0, "13\n", "");
+    sheep.dog(&["vdi", "create", "w", "1", "-v"]).is(0, "VDI ID of newly created VDI: 12\n", "");
+    sheep.dog(&["vdi", "create", "-v", "-r", "x", "1"]).is(0, "13\n", "");
     let unformatted = FakeSheep::unformatted();
     unformatted.dog(&["vdi", "create", "v", "1G"]).is(
         1,
@@ -260,16 +197,11 @@ fn c08_c18_create_and_grow() {
 #[test]
 fn create_passes_on_its_options_and_refuses_bad_ones() {
     let sheep = FakeSheep::start();
-    sheep
-        .dog(&["vdi", "create", "-c", "4:2", "-z", "24", "v", "5T"])
-        .is_silent();
+    sheep.dog(&["vdi", "create", "-c", "4:2", "-z", "24", "v", "5T"]).is_silent();
     {
         let state = sheep.state();
         let vdi = &state.vdi("v").entry;
-        assert_eq!(
-            (vdi.size, vdi.object_shift, vdi.hyper),
-            (5 << 40, 24, false)
-        );
+        assert_eq!((vdi.size, vdi.object_shift, vdi.hyper), (5 << 40, 24, false));
         assert_eq!(vdi.redundancy, Some(RedundancyInfo { data: 4, parity: 2 }));
     }
     sheep.dog(&["vdi", "create", "-y", "h", "16P"]).is_silent();
@@ -277,12 +209,8 @@ fn create_passes_on_its_options_and_refuses_bad_ones() {
     sheep.dog(&["vdi", "create", "-P", "p", "130M"]).is_silent();
     assert_eq!(sheep.state().vdi("p").reserved, 130 << 20);
 
-    sheep
-        .dog(&["vdi", "create", "n"])
-        .is_usage("Please specify the VDI size\n");
-    sheep
-        .dog(&["vdi", "create"])
-        .is_usage("Please specify the VDI name\n");
+    sheep.dog(&["vdi", "create", "n"]).is_usage("Please specify the VDI size\n");
+    sheep.dog(&["vdi", "create"]).is_usage("Please specify the VDI name\n");
     sheep.dog(&["vdi", "create", "n", "1Z"]).is_usage(
         "Invalid size '1Z'\nYou may use B, K, M, G, T or P suffixes for bytes, kilobytes, megabytes, gigabytes, terabytes and petabytes.\n",
     );
@@ -295,9 +223,11 @@ fn create_passes_on_its_options_and_refuses_bad_ones() {
     sheep
         .dog(&["vdi", "create", "-y", "n", "18014398509481985"])
         .is_usage("VDI size is too large\n");
-    sheep
-        .dog(&["vdi", "create", "-y", "-z", "22", "n", "1"])
-        .is(1, "", "Don't specify both -y and -z options, please\n");
+    sheep.dog(&["vdi", "create", "-y", "-z", "22", "n", "1"]).is(
+        1,
+        "",
+        "Don't specify both -y and -z options, please\n",
+    );
     sheep.dog(&["vdi", "create", "-c", "0", "n", "1"]).is(
         1,
         "",
@@ -321,9 +251,7 @@ fn a_failed_preallocation_takes_the_vdi_back() {
 fn c10_c11_resize_has_the_old_lines() {
     let sheep = FakeSheep::start();
     sheep.state().add(entry(9, "v"));
-    sheep
-        .dog(&["vdi", "resize", "v", "1M"])
-        .is_usage("Shrinking VDIs is not implemented\n");
+    sheep.dog(&["vdi", "resize", "v", "1M"]).is_usage("Shrinking VDIs is not implemented\n");
     sheep
         .dog(&["vdi", "resize", "v", "4398046511105"])
         .is_usage("New VDI size is too large. This volume's max size is 4398046511104\n");
@@ -344,12 +272,7 @@ fn c12_cluster_info() {
         let first = state.cluster.epochs[0].clone();
         let mut second = first.clone();
         second.epoch = 2;
-        second.nodes.push(EpochNode {
-            address: "::1".into(),
-            port: 7001,
-            vnodes: 0,
-            disks: 0,
-        });
+        second.nodes.push(EpochNode { address: "::1".into(), port: 7001, vnodes: 0, disks: 0 });
         state.cluster.epochs = vec![second, first];
     }
     sheep.dog(&["cluster", "info"]).is(
@@ -391,23 +314,17 @@ fn c12_cluster_info() {
         "",
     );
     for (state, text) in [
-        (
-            ClusterState::WaitForJoin,
-            "Waiting for other nodes to join cluster",
-        ),
+        (ClusterState::WaitForJoin, "Waiting for other nodes to join cluster"),
         (ClusterState::ShuttingDown, "System is shutting down"),
     ] {
         sheep.state().cluster.state = state.into();
         let info = sheep.dog(&["cluster", "info"]);
         assert_eq!(info.code, 0);
-        assert!(
-            info.stdout
-                .starts_with(&format!("Cluster status: {text}\n\n"))
-        );
+        assert!(info.stdout.starts_with(&format!("Cluster status: {text}\n\n")));
         let info = sheep.dog(&["cluster", "info", "-v"]);
-        assert!(info.stdout.contains(&format!(
-            "Cluster store: {text}\nCluster vnode mode: node\n"
-        )));
+        assert!(
+            info.stdout.contains(&format!("Cluster store: {text}\nCluster vnode mode: node\n"))
+        );
     }
 }
 
@@ -478,12 +395,7 @@ fn c14_c15_nodes() {
         let mut state = sheep.state();
         let node = state.nodes[0].clone();
         for port in 7001..7004 {
-            state.nodes.push(NodeEntry {
-                port,
-                vnodes: 0,
-                zone: 5,
-                ..node.clone()
-            });
+            state.nodes.push(NodeEntry { port, vnodes: 0, zone: 5, ..node.clone() });
         }
     }
     sheep.dog(&["node", "list", "-r"]).is(
@@ -496,27 +408,19 @@ fn c14_c15_nodes() {
         "  Id   Host:Port         V-Nodes       Zone\n   0   127.0.0.1:7000      \t128   16777343\n   1   127.0.0.1:7001      \t 0          5\n"
     ));
     sheep.state().space[0].reachable = false;
-    sheep
-        .dog(&["node", "info", "-r"])
-        .is(2, "", "Cannot get information from any nodes\n");
+    sheep.dog(&["node", "info", "-r"]).is(2, "", "Cannot get information from any nodes\n");
     sheep.state().nodes.clear();
-    sheep
-        .dog(&["node", "list"])
-        .is(1, "", "There are no active sheep daemons\n");
+    sheep.dog(&["node", "list"]).is(1, "", "There are no active sheep daemons\n");
 }
 
 #[test]
 fn c17_read_and_write_exact_bytes() {
     let sheep = FakeSheep::start();
     sheep.dog(&["vdi", "create", "v", "100M"]).is_silent();
-    let data: Vec<u8> = (0..64u32 << 20)
-        .map(|i| (i / 4096 % 251) as u8 + 1)
-        .collect();
+    let data: Vec<u8> = (0..64u32 << 20).map(|i| (i / 4096 % 251) as u8 + 1).collect();
     let offset = (3 << 20) + 517;
     let (at, len) = (offset.to_string(), data.len().to_string());
-    sheep
-        .dog_with(&["vdi", "write", "v", &at, &len], &data)
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", &at, &len], &data).is_silent();
     assert!(sheep.state().in_flight.1 <= 16);
     let read = sheep.dog(&["vdi", "read", "v", &at, &len]);
     assert_eq!((read.code, read.stderr.as_str()), (0, ""));
@@ -526,29 +430,24 @@ fn c17_read_and_write_exact_bytes() {
     assert_eq!(read.bytes[offset..], data[..(4 << 20) - offset]);
     // Zero length, the end, and beyond it.
     sheep.dog(&["vdi", "read", "v", "5", "0"]).is_silent();
-    sheep
-        .dog_with(&["vdi", "write", "v", "5", "0"], b"ignored")
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "5", "0"], b"ignored").is_silent();
     assert_eq!(sheep.dog(&["vdi", "read", "v", "104857599"]).bytes, [0]);
-    assert_eq!(
-        sheep.dog(&["vdi", "read", "v", "104857598", "1G"]).bytes,
-        [0, 0]
-    );
+    assert_eq!(sheep.dog(&["vdi", "read", "v", "104857598", "1G"]).bytes, [0, 0]);
     let beyond = "Read offset is beyond the end of the VDI\n";
     sheep.dog(&["vdi", "read", "v", "100M"]).is(1, "", beyond);
     sheep.dog(&["vdi", "read", "v", "1P"]).is(1, "", beyond);
-    sheep
-        .dog_with(&["vdi", "write", "v", "101M", "1"], b"x")
-        .is(1, "", "Write offset is beyond the end of the VDI\n");
-    let writes = sheep.state().requests.len();
-    sheep
-        .dog_with(&["vdi", "write", "v", "100M", "1"], b"x")
-        .is(1, "", "Write length is beyond the end of the VDI\n");
-    assert!(
-        !sheep.state().requests[writes..]
-            .iter()
-            .any(|r| matches!(r, Request::Write(_)))
+    sheep.dog_with(&["vdi", "write", "v", "101M", "1"], b"x").is(
+        1,
+        "",
+        "Write offset is beyond the end of the VDI\n",
     );
+    let writes = sheep.state().requests.len();
+    sheep.dog_with(&["vdi", "write", "v", "100M", "1"], b"x").is(
+        1,
+        "",
+        "Write length is beyond the end of the VDI\n",
+    );
+    assert!(!sheep.state().requests[writes..].iter().any(|r| matches!(r, Request::Write(_))));
     sheep.dog(&["vdi", "read", "n"]).is(
         1,
         "",
@@ -570,28 +469,18 @@ fn short_input_is_padded_to_the_length_or_the_objects_end() {
         assert!(bytes[to..].iter().all(|b| *b == 9));
     };
     begin();
-    sheep
-        .dog_with(&["vdi", "write", "v", "4096", "8192"], b"abc")
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "4096", "8192"], b"abc").is_silent();
     zeros(4099, 12288);
     begin();
-    sheep
-        .dog_with(&["vdi", "write", "v", "3M", "8M"], b"abc")
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "3M", "8M"], b"abc").is_silent();
     zeros((3 << 20) + 3, 4 << 20);
     begin();
-    sheep
-        .dog_with(&["vdi", "write", "v", "9M"], b"abc")
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "9M"], b"abc").is_silent();
     zeros((9 << 20) + 3, 12 << 20);
     // Nothing comes, or it ends where an object ends: nothing is padded.
     begin();
-    sheep
-        .dog_with(&["vdi", "write", "v", "0", "4M"], b"")
-        .is_silent();
-    sheep
-        .dog_with(&["vdi", "write", "v", "4M"], &fill[..4 << 20])
-        .is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "0", "4M"], b"").is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "4M"], &fill[..4 << 20]).is_silent();
     assert!(sheep.state().bytes("v") == fill);
 }
 
@@ -624,8 +513,7 @@ fn failures_of_the_data_path_have_the_old_line_first() {
     let cut = sheep.dog_with(&["vdi", "write", "v", "0", "1"], b"x");
     assert_eq!((cut.code, cut.stdout.as_str()), (2, ""));
     assert!(
-        cut.stderr
-            .starts_with("Failed to write VDI\nNetwork error between sheep: connection ")
+        cut.stderr.starts_with("Failed to write VDI\nNetwork error between sheep: connection ")
     );
     assert!(!cut.stderr.contains("os error"));
 }
@@ -646,10 +534,7 @@ fn c19_sizes_are_exact() {
         let name = format!("v{i}");
         sheep.dog(&["vdi", "create", "-y", &name, text]).is_silent();
         let list = sheep.dog(&["vdi", "list", "-r", &name]);
-        assert_eq!(
-            list.stdout.split(' ').nth(3),
-            Some(bytes.to_string().as_str())
-        );
+        assert_eq!(list.stdout.split(' ').nth(3), Some(bytes.to_string().as_str()));
     }
 }
 
@@ -657,32 +542,18 @@ fn c19_sizes_are_exact() {
 fn c24_host_names_and_the_environment() {
     let sheep = FakeSheep::start();
     let listed = "0 127.0.0.1:7000 128 16777343\n";
-    sheep
-        .dog(&["node", "list", "-r", "-a", "localhost"])
-        .is(0, listed, "");
+    sheep.dog(&["node", "list", "-r", "-a", "localhost"]).is(0, listed, "");
     let mut command = dog_command();
     command
-        .args([
-            "node",
-            "list",
-            "-r",
-            "-a",
-            "localhost",
-            "-p",
-            &sheep.port.to_string(),
-        ])
+        .args(["node", "list", "-r", "-a", "localhost", "-p", &sheep.port.to_string()])
         .env("SHEEPDOG_DOG_ADDR", "999.9.9.9")
         .env("SHEEPDOG_DOG_PORT", "nonsense");
     run(command, b"").is(0, listed, "");
     let mut command = dog_command();
-    command
-        .args(["node", "list"])
-        .env("SHEEPDOG_DOG_ADDR", "999.9.9.9");
+    command.args(["node", "list"]).env("SHEEPDOG_DOG_ADDR", "999.9.9.9");
     run(command, b"").is(1, "", "Invalid ip address 999.9.9.9\n");
     let mut command = dog_command();
-    command
-        .args(["node", "list"])
-        .env("SHEEPDOG_DOG_PORT", "nonsense");
+    command.args(["node", "list"]).env("SHEEPDOG_DOG_PORT", "nonsense");
     run(command, b"").is(64, "", "Invalid port number 'nonsense'\n");
 }
 
@@ -708,9 +579,7 @@ fn invocations_are_logged_when_asked_for() {
 #[test]
 fn format_asks_before_anything_is_lost() {
     let sheep = FakeSheep::unformatted();
-    sheep
-        .dog(&["cluster", "format"])
-        .is(0, "using backend plain store\n", "");
+    sheep.dog(&["cluster", "format"]).is(0, "using backend plain store\n", "");
     let request = sheep.state().requests.last().cloned();
     assert_eq!(
         request,
@@ -723,12 +592,8 @@ fn format_asks_before_anything_is_lost() {
     sheep.dog(&["vdi", "create", "v", "1G"]).is_silent();
     let zones = "Number of copies (2) is larger than number of zones (1).\nAre you sure you want to continue? [yes/no]: ";
     // Asked even with -f; no answer and no are no.
-    sheep
-        .dog(&["cluster", "format", "-f", "-c", "2"])
-        .is(0, zones, "");
-    sheep
-        .dog_with(&["cluster", "format", "-f", "-c", "2"], b"no\n")
-        .is(0, zones, "");
+    sheep.dog(&["cluster", "format", "-f", "-c", "2"]).is(0, zones, "");
+    sheep.dog_with(&["cluster", "format", "-f", "-c", "2"], b"no\n").is(0, zones, "");
     assert_eq!(sheep.state().vdis.len(), 1);
     let asked = sheep.dog_with(&["cluster", "format", "--json", "-c", "1"], b"no\n");
     assert_eq!((asked.code, asked.stdout.as_str()), (0, ""));
@@ -739,15 +604,8 @@ fn format_asks_before_anything_is_lost() {
         "Caution! The cluster is not empty.\n(/_)_|_  Are you sure you want to continue? [yes/no]: "
     ));
     assert_eq!(sheep.state().vdis.len(), 1);
-    let agreed = sheep.dog_with(
-        &["cluster", "format", "-t", "-l", "-c", "1"],
-        b"Yes, please\n",
-    );
-    assert!(
-        agreed
-            .stdout
-            .ends_with("[yes/no]: using backend plain store\n")
-    );
+    let agreed = sheep.dog_with(&["cluster", "format", "-t", "-l", "-c", "1"], b"Yes, please\n");
+    assert!(agreed.stdout.ends_with("[yes/no]: using backend plain store\n"));
     assert!(sheep.state().vdis.is_empty());
     sheep.dog(&["cluster", "format", "-f", "-b", "farm"]).is(
         2,
@@ -776,12 +634,8 @@ fn shutdown_says_nothing_or_the_old_line() {
 #[test]
 fn rename_and_info() {
     let sheep = FakeSheep::start();
-    sheep
-        .dog(&["vdi", "create", "-c", "1", "v", "8M"])
-        .is_silent();
-    sheep
-        .dog_with(&["vdi", "write", "v", "0", "1"], b"x")
-        .is_silent();
+    sheep.dog(&["vdi", "create", "-c", "1", "v", "8M"]).is_silent();
+    sheep.dog_with(&["vdi", "write", "v", "0", "1"], b"x").is_silent();
     sheep.dog(&["vdi", "rename", "v", "w"]).is_silent();
     sheep.dog(&["vdi", "rename", "v", "x"]).is(
         1,
@@ -794,12 +648,8 @@ fn rename_and_info() {
         "",
         "Failed to rename VDI v to w: VDI exists already\n",
     );
-    sheep
-        .dog(&["vdi", "rename", "v"])
-        .is_usage("Please specify the new name of the VDI\n");
-    sheep
-        .dog(&["vdi", "rename", "v", "w", "x"])
-        .is_usage("Unexpected argument 'x'\n");
+    sheep.dog(&["vdi", "rename", "v"]).is_usage("Please specify the new name of the VDI\n");
+    sheep.dog(&["vdi", "rename", "v", "w", "x"]).is_usage("Unexpected argument 'x'\n");
     sheep.dog(&["vdi", "info", "w", "-r"]).is(
         0,
         "name w\nvid 11\nstate working\nsize 8388608\nused 4194304\nshared 0\nstored 4096\nstored_total 12288\nobject_size 4194304\nredundancy 1\nhyper no\npreallocated no\ncreated 1500000000\nlineage 0\nopen 0\n",
@@ -807,10 +657,7 @@ fn rename_and_info() {
     );
     let info = sheep.dog(&["vdi", "info", "w"]);
     assert!(info.stdout.starts_with("name:         w\nvid:          11\nstate:        working\nsize:         8.0 MB (8388608 bytes)\n"));
-    assert!(
-        info.stdout
-            .contains("\nstored total: 0.0 MB (12288 bytes)\n")
-    );
+    assert!(info.stdout.contains("\nstored total: 0.0 MB (12288 bytes)\n"));
     sheep.dog(&["vdi", "info", "none"]).is(
         1,
         "",
@@ -822,40 +669,29 @@ fn rename_and_info() {
 fn every_subcommand_speaks_json() {
     let sheep = FakeSheep::start();
     let vdi = r#"{"name":"v","tag":"","snapshot_id":0,"state":"working","vid":"11","size":8388608,"object_size":4194304,"redundancy":{"type":"copies","copies":3},"created":1500000000}"#;
-    sheep
-        .dog(&["vdi", "create", "v", "8M", "--json"])
-        .is(0, &format!("{{\"vdi\":{vdi}}}\n"), "");
-    sheep
-        .dog_with(&["vdi", "write", "--json", "v", "1", "9"], b"abc")
-        .is(0, "{\"offset\":1,\"length\":3,\"padded\":6}\n", "");
+    sheep.dog(&["vdi", "create", "v", "8M", "--json"]).is(0, &format!("{{\"vdi\":{vdi}}}\n"), "");
+    sheep.dog_with(&["vdi", "write", "--json", "v", "1", "9"], b"abc").is(
+        0,
+        "{\"offset\":1,\"length\":3,\"padded\":6}\n",
+        "",
+    );
     sheep.dog(&["vdi", "read", "--json", "v", "0", "5"]).is(
         0,
         "{\"offset\":0,\"length\":5,\"data\":\"0061626300\"}\n",
         "",
     );
-    sheep
-        .dog(&["vdi", "resize", "--json", "v", "8M"])
-        .is(0, &format!("{{\"vdi\":{vdi}}}\n"), "");
+    sheep.dog(&["vdi", "resize", "--json", "v", "8M"]).is(0, &format!("{{\"vdi\":{vdi}}}\n"), "");
     sheep.dog(&["vdi", "rename", "--json", "v", "w"]).is(
         0,
         &format!("{{\"vdi\":{}}}\n", vdi.replace("\"v\"", "\"w\"")),
         "",
     );
     let full = r#"{"name":"w","tag":"","snapshot_id":0,"state":"working","clone":false,"vid":"11","parent":null,"lineage":"0","size":8388608,"used":4194304,"shared":0,"stored":4096,"stored_total":12288,"object_size":4194304,"redundancy":{"type":"copies","copies":3},"hyper":false,"preallocated":false,"created":1500000000,"snapshotted":null,"open":0}"#;
-    sheep
-        .dog(&["vdi", "info", "--json", "w"])
-        .is(0, &format!("{full}\n"), "");
-    sheep
-        .dog(&["vdi", "list", "--json"])
-        .is(0, &format!("{{\"vdis\":[{full}]}}\n"), "");
-    sheep
-        .dog(&["vdi", "delete", "--json", "w"])
-        .is(0, "{\"deleted\":true}\n", "");
+    sheep.dog(&["vdi", "info", "--json", "w"]).is(0, &format!("{full}\n"), "");
+    sheep.dog(&["vdi", "list", "--json"]).is(0, &format!("{{\"vdis\":[{full}]}}\n"), "");
+    sheep.dog(&["vdi", "delete", "--json", "w"]).is(0, "{\"deleted\":true}\n", "");
     let again = sheep.dog(&["vdi", "delete", "--json", "w"]);
-    assert_eq!(
-        (again.code, again.stdout.as_str()),
-        (0, "{\"deleted\":false}\n")
-    );
+    assert_eq!((again.code, again.stdout.as_str()), (0, "{\"deleted\":false}\n"));
     sheep.dog(&["node", "list", "--json"]).is(
         0,
         "{\"nodes\":[{\"id\":0,\"address\":\"127.0.0.1\",\"port\":7000,\"vnodes\":128,\"zone\":16777343,\"disks\":[],\"version\":\"2\"}]}\n",
@@ -876,9 +712,7 @@ fn every_subcommand_speaks_json() {
         "{\"id\":\"07070707-0707-0707-0707-070707070707\",\"redundancy\":{\"type\":\"copies\",\"copies\":1},\"object_size\":4194304}\n",
         "",
     );
-    sheep
-        .dog(&["cluster", "shutdown", "--json"])
-        .is(0, "{\"shutdown\":true}\n", "");
+    sheep.dog(&["cluster", "shutdown", "--json"]).is(0, "{\"shutdown\":true}\n", "");
 }
 
 #[test]
@@ -888,23 +722,15 @@ fn bad_names_send_nothing() {
     let sheep = FakeSheep::start();
     for (name, line) in [
         (vec![], "Invalid parameters: VDI name is empty\n"),
-        (
-            vec![b'n'; 256],
-            "Invalid parameters: VDI name is 256 bytes long, the limit is 255\n",
-        ),
+        (vec![b'n'; 256], "Invalid parameters: VDI name is 256 bytes long, the limit is 255\n"),
         (vec![0xff], "Invalid parameters: VDI name is not UTF-8\n"),
-        (
-            b"a\nb".to_vec(),
-            "Invalid parameters: VDI name contains the control character \\u{a}\n",
-        ),
+        (b"a\nb".to_vec(), "Invalid parameters: VDI name contains the control character \\u{a}\n"),
     ] {
         let name = OsString::from_vec(name);
-        for sub in [
-            "create", "delete", "resize", "read", "write", "rename", "info", "import", "export",
-        ] {
-            sheep
-                .dog(&["vdi".into(), sub.into(), name.clone(), "1".into()])
-                .is(1, "", line);
+        for sub in
+            ["create", "delete", "resize", "read", "write", "rename", "info", "import", "export"]
+        {
+            sheep.dog(&["vdi".into(), sub.into(), name.clone(), "1".into()]).is(1, "", line);
         }
     }
     assert!(sheep.state().requests.is_empty());
@@ -918,9 +744,7 @@ fn elapsed_time_comes_last() {
     let timed = sheep.dog(&["vdi", "read", "-T", "none"]);
     assert_eq!(timed.code, 1);
     assert!(timed.stdout.starts_with("\nElapsed time: "));
-    sheep
-        .dog(&["vdi", "create", "-T", "none"])
-        .is_usage("Please specify the VDI size\n");
+    sheep.dog(&["vdi", "create", "-T", "none"]).is_usage("Please specify the VDI size\n");
     let timed = sheep.dog(&["vdi", "list", "--json", "-T"]);
     assert_eq!(timed.stdout, "{\"vdis\":[]}\n");
     assert!(timed.stderr.starts_with("Elapsed time: "));
@@ -961,14 +785,8 @@ fn a_reader_that_goes_away_is_no_message_and_a_full_disk_is_one() {
         .expect("runs");
     drop(child.stdout.take());
     let output = child.wait_with_output().expect("ended");
-    assert_eq!(
-        (output.status.code(), output.stderr.as_slice()),
-        (Some(1), &b""[..])
-    );
-    let full = std::fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .expect("device");
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("device");
     let output = dog_command()
         .args(["vdi", "list"])
         .env("SHEEPDOG_DOG_PORT", sheep.port.to_string())
@@ -976,34 +794,21 @@ fn a_reader_that_goes_away_is_no_message_and_a_full_disk_is_one() {
         .output()
         .expect("runs");
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        output.stderr,
-        b"Failed to write to standard output: No space left on device\n"
-    );
+    assert_eq!(output.stderr, b"Failed to write to standard output: No space left on device\n");
 }
 
 #[test]
 fn objects_are_found_by_id() {
     let sheep = FakeSheep::start();
     sheep.dog(&["vdi", "create", "v", "16M"]).is_silent();
-    sheep
-        .dog_with(&["vdi", "write", "v", "5M", "1"], b"x")
-        .is_silent();
-    let count = |oid: &str| {
-        sheep
-            .dog(&["vdi", "list", "-r", "-o", oid])
-            .stdout
-            .lines()
-            .count()
-    };
+    sheep.dog_with(&["vdi", "write", "v", "5M", "1"], b"x").is_silent();
+    let count = |oid: &str| sheep.dog(&["vdi", "list", "-r", "-o", oid]).stdout.lines().count();
     assert_eq!(count("0000001100000001"), 1);
     assert_eq!(count("0x1100000001"), 1);
     assert_eq!(count("0000001100000000"), 0);
     assert_eq!(count("0000001200000001"), 0);
     assert_eq!(count("00000011ffffffff"), 0);
-    sheep
-        .dog(&["vdi", "list", "-o", "zz"])
-        .is(1, "", "Invalid object id 'zz'\n");
+    sheep.dog(&["vdi", "list", "-o", "zz"]).is(1, "", "Invalid object id 'zz'\n");
 }
 
 /// On a terminal a long job has a bar; elsewhere, and with raw or JSON output, it has none.
@@ -1026,10 +831,7 @@ fn bars_are_for_terminals() {
             .arg("/dev/null")
             .env("SHEEPDOG_DOG_PORT", sheep.port.to_string())
             .env("TERM", "xterm");
-        script
-            .output()
-            .ok()
-            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+        script.output().ok().map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
     };
     let Some(shown) = on_terminal("", "a") else {
         eprintln!("script is not installed: bars are not looked at");

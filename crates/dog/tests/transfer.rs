@@ -19,10 +19,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        Self {
-            directory: tempfile::tempdir().expect("directory"),
-            sheep: FakeSheep::start(),
-        }
+        Self { directory: tempfile::tempdir().expect("directory"), sheep: FakeSheep::start() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -52,13 +49,9 @@ impl Place {
 /// A disk of 20 MiB and a bit with data, zeros and holes at odd places.
 fn disk() -> Vec<u8> {
     let mut disk = vec![0u8; (20 << 20) + 513];
-    for (at, len) in [
-        (0, 512),
-        (5000, 1),
-        (1 << 20, 3 << 20),
-        ((7 << 20) - 100, 200),
-        ((20 << 20) + 512, 1),
-    ] {
+    for (at, len) in
+        [(0, 512), (5000, 1), (1 << 20, 3 << 20), ((7 << 20) - 100, 200), ((20 << 20) + 512, 1)]
+    {
         for (i, byte) in disk[at..at + len].iter_mut().enumerate() {
             *byte = (i % 255) as u8 + 1;
         }
@@ -79,11 +72,7 @@ fn sparse(path: &Path, disk: &[u8]) {
 /// `qemu-img`, where it is installed: the other judge of what qcow2 is.
 fn qemu_img(args: &[&OsStr]) -> Option<()> {
     let output = Command::new("qemu-img").args(args).output().ok()?;
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Some(())
 }
 
@@ -99,15 +88,8 @@ fn a_raw_image_goes_in_and_out_without_its_zeros() {
         let state = place.sheep.state();
         assert!(state.bytes(&name) == disk);
         assert!(!state.vdi(&name).entry.incomplete);
-        let kept = disk
-            .chunks(4096)
-            .filter(|b| b.iter().any(|b| *b != 0))
-            .count();
-        assert_eq!(
-            state.vdi(&name).blocks.len(),
-            kept,
-            "zero blocks were written"
-        );
+        let kept = disk.chunks(4096).filter(|b| b.iter().any(|b| *b != 0)).count();
+        assert_eq!(state.vdi(&name).blocks.len(), kept, "zero blocks were written");
         assert!(state.in_flight.1 <= 16);
     }
     place.dog(&["export", "v0"], "out.raw").is_silent();
@@ -126,11 +108,7 @@ fn qcow2_goes_in_and_out() {
     sparse(&place.path("disk.raw"), &disk);
     place.dog(&["import", "v"], "disk.raw").is_silent();
     place.dog(&["export", "v"], "out.qcow2").is_silent();
-    assert!(
-        fs::read(place.path("out.qcow2"))
-            .expect("file")
-            .starts_with(b"QFI\xfb")
-    );
+    assert!(fs::read(place.path("out.qcow2")).expect("file").starts_with(b"QFI\xfb"));
     // By its magic, whatever its name.
     fs::rename(place.path("out.qcow2"), place.path("out.img")).expect("renamed");
     place.dog(&["import", "w"], "out.img").is_silent();
@@ -144,18 +122,10 @@ fn qcow2_goes_in_and_out() {
         assert!(bytes[disk.len()..].iter().all(|b| *b == 0));
     }
     // As bytes, when told so.
-    place
-        .dog(&["import", "--format", "raw", "x"], "out.img")
-        .is_silent();
+    place.dog(&["import", "--format", "raw", "x"], "out.img").is_silent();
     assert!(place.sheep.state().bytes("x").starts_with(b"QFI\xfb"));
-    place
-        .dog(&["export", "--format=qcow2", "v"], "other")
-        .is_silent();
-    assert!(
-        fs::read(place.path("other"))
-            .expect("file")
-            .starts_with(b"QFI\xfb")
-    );
+    place.dog(&["export", "--format=qcow2", "v"], "other").is_silent();
+    assert!(fs::read(place.path("other")).expect("file").starts_with(b"QFI\xfb"));
 }
 
 /// What `qemu-img` writes is read, compressed too, and what we write passes its check.
@@ -215,10 +185,8 @@ fn truncated_compressed_images_are_refused() {
         .collect();
     fs::write(place.path("disk.raw"), &noise).expect("written");
     let (from, to) = (place.path("disk.raw"), place.path("packed.qcow2"));
-    let mut args: Vec<&OsStr> = ["convert", "-f", "raw", "-O", "qcow2", "-c"]
-        .iter()
-        .map(|a| OsStr::new(*a))
-        .collect();
+    let mut args: Vec<&OsStr> =
+        ["convert", "-f", "raw", "-O", "qcow2", "-c"].iter().map(|a| OsStr::new(*a)).collect();
     args.extend([from.as_os_str(), to.as_os_str()]);
     if qemu_img(&args).is_none() {
         eprintln!("qemu-img is not installed");
@@ -230,11 +198,7 @@ fn truncated_compressed_images_are_refused() {
     for cut in [whole.len() / 2, whole.len() - 65536, whole.len() - 4608] {
         fs::write(&to, &whole[..cut]).expect("written");
         let result = place.dog(&["import", "v"], "packed.qcow2");
-        assert_eq!(
-            (result.code, result.stdout.as_str()),
-            (1, ""),
-            "cut at {cut}"
-        );
+        assert_eq!((result.code, result.stdout.as_str()), (1, ""), "cut at {cut}");
         assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
         assert_eq!(place.sheep.state().vdis.len(), 1, "cut at {cut}");
     }
@@ -253,11 +217,7 @@ fn truncated_qcow2_images_are_refused() {
     for cut in cuts {
         fs::write(place.path("cut.qcow2"), &whole[..cut]).expect("written");
         let result = place.dog(&["import", "w"], "cut.qcow2");
-        assert_eq!(
-            (result.code, result.stdout.as_str()),
-            (1, ""),
-            "cut at {cut}"
-        );
+        assert_eq!((result.code, result.stdout.as_str()), (1, ""), "cut at {cut}");
         let prefix = format!("Failed to import {}: ", place.path("cut.qcow2").display());
         assert!(result.stderr.starts_with(&prefix), "{}", result.stderr);
         assert_eq!(result.stderr.lines().count(), 1, "{}", result.stderr);
@@ -286,24 +246,15 @@ fn bad_images_have_one_clear_line() {
     );
     fs::write(place.path("raw"), b"no magic at all").expect("written");
     refused("raw", &["--format", "qcow2"], "not a qcow2 image");
-    refused(
-        "raw",
-        &["--size", "3"],
-        "the image has 15 bytes, more than the 3 asked for",
-    );
+    refused("raw", &["--size", "3"], "the image has 15 bytes, more than the 3 asked for");
     assert!(place.sheep.state().vdis.is_empty());
     place
         .dog(&["import", "--format", "vdi", "v"], "raw")
         .is_usage("Invalid image format 'vdi': raw and qcow2 are known\n");
-    place
-        .sheep
-        .dog(&["vdi", "import", "v"])
-        .is_usage("Please specify the image file\n");
+    place.sheep.dog(&["vdi", "import", "v"]).is_usage("Please specify the image file\n");
     // A VDI that is there.
     place.dog(&["import", "v"], "raw").is_silent();
-    place
-        .dog(&["import", "v"], "raw")
-        .is(1, "", "Failed to import VDI v: VDI exists already\n");
+    place.dog(&["import", "v"], "raw").is(1, "", "Failed to import VDI v: VDI exists already\n");
     // Larger than a VDI may be.
     let huge = File::create(place.path("huge")).expect("file");
     if huge.set_len((4 << 40) + 1).is_ok() {
@@ -312,9 +263,7 @@ fn bad_images_have_one_clear_line() {
             "",
             "VDI size is larger than 4.0 TB bytes, please use '-y' to create a hyper volume with size up to 16 PB bytes or use '-z' to create larger object size volume\n",
         );
-        place
-            .dog(&["import", "-y", "-v", "-r", "w"], "huge")
-            .is(0, "12\n", "");
+        place.dog(&["import", "-y", "-v", "-r", "w"], "huge").is(0, "12\n", "");
         assert!(place.sheep.state().vdi("w").blocks.is_empty());
     }
 }
@@ -346,44 +295,31 @@ fn standard_input_can_be_imported() {
     let disk = disk();
     let size = disk.len().to_string();
     let sheep = &place.sheep;
-    sheep
-        .dog_with(&["vdi", "import", "v", "-", "--size", &size], &disk)
-        .is_silent();
+    sheep.dog_with(&["vdi", "import", "v", "-", "--size", &size], &disk).is_silent();
     assert!(sheep.state().bytes("v") == disk);
-    sheep
-        .dog_with(&["vdi", "import", "w", "-", "--size", "1M"], b"abc")
-        .is_silent();
+    sheep.dog_with(&["vdi", "import", "w", "-", "--size", "1M"], b"abc").is_silent();
     assert_eq!(sheep.state().bytes("w")[..4], *b"abc\0");
     assert_eq!(sheep.state().vdi("w").entry.size, 1 << 20);
     sheep
         .dog_with(&["vdi", "import", "x", "-"], &disk)
         .is_usage("Please specify the size of what comes from standard input with '--size'\n");
-    sheep
-        .dog_with(&["vdi", "import", "x", "-", "--size", "2"], b"abc")
-        .is(
-            1,
-            "",
-            "Failed to import -: the image has more than the 2 bytes asked for\n",
-        );
-    sheep
-        .dog_with(
-            &["vdi", "import", "x", "-", "--size", "1M"],
-            b"QFI\xfb\0\0\0\x03",
-        )
-        .is(
-            1,
-            "",
-            "Failed to import -: a qcow2 image cannot be read from a pipe\n",
-        );
+    sheep.dog_with(&["vdi", "import", "x", "-", "--size", "2"], b"abc").is(
+        1,
+        "",
+        "Failed to import -: the image has more than the 2 bytes asked for\n",
+    );
+    sheep.dog_with(&["vdi", "import", "x", "-", "--size", "1M"], b"QFI\xfb\0\0\0\x03").is(
+        1,
+        "",
+        "Failed to import -: a qcow2 image cannot be read from a pipe\n",
+    );
     // What was begun is taken back when the image turns out bad.
     let late = vec![1; (1 << 20) + 1];
-    sheep
-        .dog_with(&["vdi", "import", "x", "-", "--size", "1M"], &late)
-        .is(
-            1,
-            "",
-            "Failed to import -: the image has more than the 1048576 bytes asked for\n",
-        );
+    sheep.dog_with(&["vdi", "import", "x", "-", "--size", "1M"], &late).is(
+        1,
+        "",
+        "Failed to import -: the image has more than the 1048576 bytes asked for\n",
+    );
     assert_eq!(sheep.state().vdis.len(), 2);
     // A file on stdin has a size of its own.
     fs::write(place.path("file"), b"from a file").expect("written");
@@ -439,17 +375,10 @@ fn a_full_cluster_is_told() {
 fn export_replaces_nothing_unasked() {
     let place = Place::new();
     place.sheep.dog(&["vdi", "create", "v", "1M"]).is_silent();
-    place
-        .sheep
-        .dog_with(&["vdi", "write", "v", "0", "3"], b"abc")
-        .is_silent();
+    place.sheep.dog_with(&["vdi", "write", "v", "0", "3"], b"abc").is_silent();
     fs::write(place.path("out"), b"precious").expect("written");
-    let failed = |why: &str| {
-        format!(
-            "Failed to export to {}: {why}\n",
-            place.path("out").display()
-        )
-    };
+    let failed =
+        |why: &str| format!("Failed to export to {}: {why}\n", place.path("out").display());
     place.dog(&["export", "v"], "out").is(
         1,
         "",
@@ -464,31 +393,25 @@ fn export_replaces_nothing_unasked() {
     place.dog(&["export", "--force", "v"], "out").is_silent();
     assert_eq!(fs::read(place.path("out")).expect("file")[..4], *b"abc\0");
     fs::create_dir(place.path("directory")).expect("made");
-    let line = format!(
-        "Failed to export to {}: Is a directory\n",
-        place.path("directory").display()
-    );
-    place
-        .dog(&["export", "-f", "v"], "directory")
-        .is(1, "", &line);
+    let line =
+        format!("Failed to export to {}: Is a directory\n", place.path("directory").display());
+    place.dog(&["export", "-f", "v"], "directory").is(1, "", &line);
     let line = format!(
         "Failed to export to {}: No such file or directory\n",
         place.path("no/out").display()
     );
     place.dog(&["export", "v"], "no/out").is(1, "", &line);
-    place
-        .sheep
-        .dog(&["vdi", "export", "-f", "v", "/dev/null"])
-        .is(1, "", "Failed to export to /dev/null: not a regular file\n");
+    place.sheep.dog(&["vdi", "export", "-f", "v", "/dev/null"]).is(
+        1,
+        "",
+        "Failed to export to /dev/null: not a regular file\n",
+    );
     assert_eq!(place.files(), ["directory", "out"]);
     place.dog(&["export", "v"], "json").is_silent();
     fs::remove_file(place.path("json")).expect("there");
     let json = place.dog(&["export", "--json", "v"], "json");
     assert_eq!(json.code, 0);
-    assert!(
-        json.stdout
-            .ends_with(",\"format\":\"raw\",\"size\":1048576,\"written\":4096}\n")
-    );
+    assert!(json.stdout.ends_with(",\"format\":\"raw\",\"size\":1048576,\"written\":4096}\n"));
     place
         .sheep
         .dog(&["vdi", "export", "--json", "v", "-"])
@@ -499,30 +422,16 @@ fn export_replaces_nothing_unasked() {
 #[test]
 fn a_huge_thin_vdi_is_exported_by_its_map() {
     let place = Place::new();
-    place
-        .sheep
-        .dog(&["vdi", "create", "-y", "v", "64T"])
-        .is_silent();
-    place
-        .sheep
-        .dog_with(&["vdi", "write", "v", "32T", "1"], b"x")
-        .is_silent();
+    place.sheep.dog(&["vdi", "create", "-y", "v", "64T"]).is_silent();
+    place.sheep.dog_with(&["vdi", "write", "v", "32T", "1"], b"x").is_silent();
     place.dog(&["export", "v"], "out.qcow2").is_silent();
-    let reads = place
-        .sheep
-        .state()
-        .requests
-        .iter()
-        .filter(|r| matches!(r, Request::Read(_)))
-        .count();
+    let reads =
+        place.sheep.state().requests.iter().filter(|r| matches!(r, Request::Read(_))).count();
     assert_eq!(reads, 1);
     place.dog(&["import", "-y", "w"], "out.qcow2").is_silent();
     let state = place.sheep.state();
     assert_eq!(state.vdi("w").entry.size, 64 << 40);
-    assert_eq!(
-        state.vdi("w").blocks.keys().copied().collect::<Vec<_>>(),
-        [(32u64 << 40) / 4096]
-    );
+    assert_eq!(state.vdi("w").blocks.keys().copied().collect::<Vec<_>>(), [(32u64 << 40) / 4096]);
 }
 
 /// A snapshot is exported like any VDI.
@@ -535,10 +444,7 @@ fn snapshots_are_exported() {
         vdi.entry.tag = "t".into();
     }
     place.dog(&["export", "-s", "t", "v"], "out").is_silent();
-    assert_eq!(
-        fs::metadata(place.path("out")).expect("file").len(),
-        1 << 20
-    );
+    assert_eq!(fs::metadata(place.path("out")).expect("file").len(), 1 << 20);
     assert_eq!(place.dog(&["export", "v"], "more").code, 1);
 }
 
@@ -559,10 +465,6 @@ fn an_interrupted_export_leaves_no_file() {
     place.sheep.state().stall_maps = true;
     let result = run(command, b"");
     assert_eq!(result.code, 1);
-    assert!(
-        result.stderr.ends_with("out: interrupted\n"),
-        "{}",
-        result.stderr
-    );
+    assert!(result.stderr.ends_with("out: interrupted\n"), "{}", result.stderr);
     assert!(place.files().is_empty());
 }

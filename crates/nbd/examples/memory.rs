@@ -47,10 +47,7 @@ fn main() -> Result<()> {
     let mebibytes: u64 = args.next().and_then(|n| n.parse().ok()).ok_or_else(usage)?;
     let listener = listen_unix(Path::new(&path), None)?;
     let io = |error| Error::with_source(ErrorKind::Io, "start", error);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(io)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(io)?;
     tokio::task::LocalSet::new().block_on(&runtime, async {
         let disk = Rc::new(Memory::new(mebibytes << 20));
         let server = Server::new(Rc::new(OneDisk(disk)), Limits::default());

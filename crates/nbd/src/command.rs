@@ -71,11 +71,7 @@ pub fn judge<V: Volume>(request: &Request, session: &Session<V>, limits: &Limits
     let Request { offset, len, .. } = *request;
     let refuse = |errno: u32, text: String| Verdict::Refuse {
         answer: Answer::Failed(errno, text),
-        skip: if request.kind == command::WRITE {
-            len
-        } else {
-            0
-        },
+        skip: if request.kind == command::WRITE { len } else { 0 },
     };
     let allowed = match request.kind {
         command::DISCONNECT => return Verdict::Disconnect,
@@ -89,43 +85,28 @@ pub fn judge<V: Volume>(request: &Request, session: &Session<V>, limits: &Limits
     };
     if request.flags & !allowed != 0 {
         let flags = request.flags & !allowed;
-        return refuse(
-            errno::INVAL,
-            format!("flags {flags:#x} do not go with this command"),
-        );
+        return refuse(errno::INVAL, format!("flags {flags:#x} do not go with this command"));
     }
     if request.kind == command::FLUSH {
         let command = Command::Flush;
         return Verdict::Run { command, cost: 0 };
     }
-    let writes = matches!(
-        request.kind,
-        command::WRITE | command::TRIM | command::WRITE_ZEROES
-    );
+    let writes = matches!(request.kind, command::WRITE | command::TRIM | command::WRITE_ZEROES);
     if writes && session.read_only {
         return refuse(errno::PERM, "the export is read-only".to_owned());
     }
     let carries = matches!(request.kind, command::READ | command::WRITE);
     if carries && len > limits.request_bytes {
         let most = limits.request_bytes;
-        return refuse(
-            errno::INVAL,
-            format!("{len} bytes, one request carries at most {most}"),
-        );
+        return refuse(errno::INVAL, format!("{len} bytes, one request carries at most {most}"));
     }
     let size = session.volume.size();
-    if offset
-        .checked_add(u64::from(len))
-        .is_none_or(|end| end > size)
-    {
+    if offset.checked_add(u64::from(len)).is_none_or(|end| end > size) {
         let errno = match request.kind {
             command::WRITE | command::WRITE_ZEROES => errno::NOSPC,
             _ => errno::INVAL,
         };
-        return refuse(
-            errno,
-            format!("{len} bytes at {offset}, the disk ends at {size}"),
-        );
+        return refuse(errno, format!("{len} bytes at {offset}, the disk ends at {size}"));
     }
     let payload = len as usize;
     let (command, cost) = match request.kind {
@@ -167,11 +148,7 @@ pub async fn run<V: Volume>(volume: &V, command: Command, data: Bytes) -> Answer
     let done = match command {
         Command::Nothing => Ok(()),
         Command::Flush => volume.flush().await,
-        Command::Read {
-            offset,
-            len: 0,
-            whole,
-        } => {
+        Command::Read { offset, len: 0, whole } => {
             let segments = Vec::new();
             return data_answer(offset, segments, whole);
         }
@@ -196,11 +173,7 @@ pub async fn run<V: Volume>(volume: &V, command: Command, data: Bytes) -> Answer
 }
 
 fn data_answer(offset: u64, segments: Vec<Segment>, whole: bool) -> Answer {
-    Answer::Data {
-        offset,
-        segments,
-        whole,
-    }
+    Answer::Data { offset, segments, whole }
 }
 
 /// Reads, and makes sure that the client gets as many bytes as it asked for: one more or less and
@@ -212,10 +185,7 @@ async fn read<V: Volume>(volume: &V, offset: u64, len: u32) -> Result<Vec<Segmen
     if got == u64::from(len) {
         Ok(segments)
     } else {
-        Err(Error::new(
-            ErrorKind::Internal,
-            format!("a read of {len} bytes gave {got}"),
-        ))
+        Err(Error::new(ErrorKind::Internal, format!("a read of {len} bytes gave {got}")))
     }
 }
 

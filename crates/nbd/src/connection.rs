@@ -174,12 +174,8 @@ impl Connection {
             return None;
         }
         self.requests.set(self.requests.get() + 1);
-        let mut slot = Slot {
-            connection: Rc::clone(self),
-            cookie,
-            cost: 0,
-            state: SlotState::Reserved,
-        };
+        let mut slot =
+            Slot { connection: Rc::clone(self), cookie, cost: 0, state: SlotState::Reserved };
         if cost > 0 && !self.table.try_take(cost) {
             let _paused = Paused::unless(&self.paused, false);
             tokio::select! {
@@ -404,12 +400,7 @@ impl Slot {
         self.state = SlotState::Answered;
         {
             let mut outbox = connection.outbox.borrow_mut();
-            reply::encode(
-                answer,
-                self.cookie,
-                connection.structured.get(),
-                &mut outbox,
-            );
+            reply::encode(answer, self.cookie, connection.structured.get(), &mut outbox);
             outbox.end(self.cost);
         }
         if connection.sending_since.get().is_some() {
@@ -427,10 +418,7 @@ impl Drop for Slot {
         if self.state == SlotState::Answered {
             return;
         }
-        self.connection.release(Freed {
-            requests: 1,
-            bytes: self.cost,
-        });
+        self.connection.release(Freed { requests: 1, bytes: self.cost });
         if self.state == SlotState::Running {
             // Its task died; the client would wait for the answer for ever.
             self.connection.finish_one();

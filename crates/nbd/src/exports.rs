@@ -88,9 +88,7 @@ mod tests {
                     if vdi == "broken" {
                         return Err(ErrorKind::Incomplete.into());
                     }
-                    vdis.contains(&vdi)
-                        .then(|| vdi.to_owned())
-                        .ok_or(ErrorKind::NotFound.into())
+                    vdis.contains(&vdi).then(|| vdi.to_owned()).ok_or(ErrorKind::NotFound.into())
                 }
                 Some(tag) => {
                     asked.push(format!("{vdi} {tag}"));
@@ -100,10 +98,7 @@ mod tests {
                 }
             };
             let mut future = pin!(look_up(name, find));
-            match future
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()))
-            {
+            match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(found) => found,
                 Poll::Pending => unreachable!("nothing here waits"),
             }

@@ -113,9 +113,7 @@ impl<'a, E: Exports> Handshake<'a, E> {
             return Err(Ended::Cut("an option without its magic"));
         }
         if !self.fixed && option != o::EXPORT_NAME {
-            return Err(Ended::Cut(
-                "an option of a client that does not speak fixed newstyle",
-            ));
+            return Err(Ended::Cut("an option of a client that does not speak fixed newstyle"));
         }
         let most = self.limits.option_bytes.min(INBOX_BYTES);
         if len > most {
@@ -222,18 +220,11 @@ impl<'a, E: Exports> Handshake<'a, E> {
             say(info::NAME, &[one_line(&opened.name).as_bytes()]);
         }
         if request.wants_description && !opened.description.is_empty() {
-            say(
-                info::DESCRIPTION,
-                &[one_line(&opened.description).as_bytes()],
-            );
+            say(info::DESCRIPTION, &[one_line(&opened.description).as_bytes()]);
         }
         say(
             info::BLOCK_SIZE,
-            &[
-                &1_u32.to_be_bytes(),
-                &BLOCK_PREFERRED.to_be_bytes(),
-                &most.to_be_bytes(),
-            ],
+            &[&1_u32.to_be_bytes(), &BLOCK_PREFERRED.to_be_bytes(), &most.to_be_bytes()],
         );
         let volume = Rc::clone(&opened.volume);
         let session = if option == proto::option::GO {

@@ -13,11 +13,7 @@ pub struct Inbox {
 impl Inbox {
     /// An empty one.
     pub fn new() -> Self {
-        Self {
-            bytes: vec![0; INBOX_BYTES].into_boxed_slice(),
-            start: 0,
-            end: 0,
-        }
+        Self { bytes: vec![0; INBOX_BYTES].into_boxed_slice(), start: 0, end: 0 }
     }
 
     /// What is there.

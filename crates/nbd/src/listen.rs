@@ -50,18 +50,14 @@ pub fn listen_unix(path: &Path, group: Option<u32>) -> Result<UnixListener> {
     make_way(path, &address)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)
         .map_err(|error| failed("make a socket for", error))?;
-    socket
-        .bind(&address)
-        .map_err(|error| failed("bind", error))?;
+    socket.bind(&address).map_err(|error| failed("bind", error))?;
     // Before `listen`, so that nobody connects while the rights are still those of the umask.
     chmod(path, Mode::from_raw_mode(0o660)).map_err(|e| failed("set the mode of", e.into()))?;
     if let Some(group) = group {
         chown(path, None, Some(Gid::from_raw(group)))
             .map_err(|e| failed("set the group of", e.into()))?;
     }
-    socket
-        .listen(BACKLOG)
-        .map_err(|error| failed("listen on", error))?;
+    socket.listen(BACKLOG).map_err(|error| failed("listen on", error))?;
     Ok(socket.into())
 }
 
@@ -96,10 +92,7 @@ fn make_way(path: &Path, address: &SockAddr) -> Result<()> {
 }
 
 fn taken(path: &Path) -> Error {
-    Error::new(
-        ErrorKind::Locked,
-        format!("another server listens on {}", path.display()),
-    )
+    Error::new(ErrorKind::Locked, format!("another server listens on {}", path.display()))
 }
 
 /// Listens on a TCP address.

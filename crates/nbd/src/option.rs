@@ -51,17 +51,13 @@ pub fn context_request(data: &[u8]) -> Result<ContextRequest<'_>, Refusal> {
     if !rest.is_empty() {
         return Err(MALFORMED);
     }
-    Ok(ContextRequest {
-        name: export_name(name)?,
-        queries,
-    })
+    Ok(ContextRequest { name: export_name(name)?, queries })
 }
 
 /// A length and so many bytes.
 fn string(data: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     let (len, rest) = data.split_first_chunk::<4>().ok_or(MALFORMED)?;
-    rest.split_at_checked(be32(len, 0) as usize)
-        .ok_or(MALFORMED)
+    rest.split_at_checked(be32(len, 0) as usize).ok_or(MALFORMED)
 }
 
 /// Checks an export name as far as the protocol goes.
@@ -110,35 +106,22 @@ mod tests {
     #[test]
     fn info_is_taken_apart() {
         let data = [&text(b"disk")[..], &[0, 2, 0, 3, 0, 1]].concat();
-        let want = InfoRequest {
-            name: "disk",
-            wants_name: true,
-            wants_description: false,
-        };
+        let want = InfoRequest { name: "disk", wants_name: true, wants_description: false };
         assert_eq!(info_request(&data), Ok(want));
         for cut in 0..data.len() {
             assert_eq!(info_request(&data[..cut]), Err(MALFORMED), "{cut}");
         }
         assert_eq!(info_request(&[&data[..], &[0]].concat()), Err(MALFORMED));
         let bad = [&text(b"\xff")[..], &[0, 0]].concat();
-        assert_eq!(
-            info_request(&bad).expect_err("not UTF-8").0,
-            option_reply::INVALID
-        );
+        assert_eq!(info_request(&bad).expect_err("not UTF-8").0, option_reply::INVALID);
         let long = [&text(&[b'a'; 4097])[..], &[0, 0]].concat();
-        assert_eq!(
-            info_request(&long).expect_err("too long").0,
-            option_reply::TOO_BIG
-        );
+        assert_eq!(info_request(&long).expect_err("too long").0, option_reply::TOO_BIG);
     }
 
     #[test]
     fn contexts_are_taken_apart() {
         let data = [&text(b"d")[..], &[0, 0, 0, 2], &text(b"base:"), &text(b"")].concat();
-        let want = ContextRequest {
-            name: "d",
-            queries: vec![b"base:", b""],
-        };
+        let want = ContextRequest { name: "d", queries: vec![b"base:", b""] };
         assert_eq!(context_request(&data), Ok(want));
         for cut in 0..data.len() {
             assert_eq!(context_request(&data[..cut]), Err(MALFORMED), "{cut}");

@@ -21,10 +21,7 @@ pub struct Head {
 impl Head {
     /// No bytes yet.
     pub const fn new() -> Self {
-        Self {
-            bytes: [0; HEAD_MAX],
-            len: 0,
-        }
+        Self { bytes: [0; HEAD_MAX], len: 0 }
     }
 
     /// Appends; at most [`HEAD_MAX`] bytes in all.
@@ -221,11 +218,7 @@ mod tests {
                 let count = outbox.gather(&mut slices);
                 let before = got.len();
                 // The smallest steps only where they matter, or it takes for ever.
-                let step = if got.len() < 5000 {
-                    most
-                } else {
-                    most.max(9999)
-                };
+                let step = if got.len() < 5000 { most } else { most.max(9999) };
                 for slice in &slices[..count] {
                     let room = step - (got.len() - before);
                     got.extend(&slice[..slice.len().min(room)]);
@@ -237,10 +230,7 @@ mod tests {
                 freed.bytes += more.bytes;
             }
             assert!(got == want);
-            let all = Freed {
-                requests: 60,
-                bytes: 59 * 30,
-            };
+            let all = Freed { requests: 60, bytes: 59 * 30 };
             assert_eq!(freed, all);
             assert_eq!(filled().0.clear(), all);
         }
@@ -253,10 +243,7 @@ mod tests {
         outbox.bytes(Bytes::from_static(b"abc"));
         outbox.end(9);
         assert_eq!(outbox.advance(6), Freed::default());
-        let one = Freed {
-            requests: 1,
-            bytes: 9,
-        };
+        let one = Freed { requests: 1, bytes: 9 };
         assert_eq!(outbox.advance(1), one);
         assert!(outbox.is_empty());
     }

@@ -154,10 +154,7 @@ pub const TEXT_MAX: usize = 4096;
 
 /// One line of bounded length that cannot steer a terminal.
 pub fn one_line(text: &str) -> String {
-    let mut line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.truncate(line.floor_char_boundary(TEXT_MAX));
     line
 }

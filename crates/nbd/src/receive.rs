@@ -47,10 +47,7 @@ async fn one<V: Volume + 'static>(
             let slot = connection.reserve(request.cookie, 0).await.ok_or(Over)?;
             slot.answer(answer);
             if skip > limits.skip_bytes {
-                tracing::info!(
-                    skip,
-                    "closing an NBD connection: a write that is much too long"
-                );
+                tracing::info!(skip, "closing an NBD connection: a write that is much too long");
                 return Err(Over);
             }
             pass_over(connection, inbox, skip as usize).await
@@ -145,9 +142,7 @@ async fn payload(
         while have < len {
             // The inbox is empty: what follows the payload may come with it.
             let rest = len - have;
-            let read = connection
-                .socket
-                .read_both(&mut target[have..], inbox.room(1));
+            let read = connection.socket.read_both(&mut target[have..], inbox.room(1));
             let received = until_stopped(connection, read).await;
             let received = received.inspect_err(|_| connection.set_receiving(false))?;
             inbox.filled(received.saturating_sub(rest));

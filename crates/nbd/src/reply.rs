@@ -14,11 +14,7 @@ pub enum Answer {
     /// It is refused or failed: the error number and a line for people.
     Failed(u32, String),
     /// The bytes from `offset` on. `whole`: in one chunk, holes and all.
-    Data {
-        offset: u64,
-        segments: Vec<Segment>,
-        whole: bool,
-    },
+    Data { offset: u64, segments: Vec<Segment>, whole: bool },
     /// Lengths and states of `base:allocation`; at least one.
     Status(Vec<(u32, u32)>),
 }
@@ -41,11 +37,7 @@ pub fn encode(answer: Answer, cookie: u64, structured: bool, out: &mut Outbox) {
             out.head(head.u32(errno).u16(text.len() as u16));
             out.bytes(Bytes::from(text));
         }
-        Answer::Data {
-            offset,
-            segments,
-            whole,
-        } => {
+        Answer::Data { offset, segments, whole } => {
             if !structured {
                 simple(out, cookie, 0);
                 contents(segments, out);

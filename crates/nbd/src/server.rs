@@ -32,11 +32,7 @@ impl<E: Exports> Server<E> {
     /// A server without a listener.
     #[must_use]
     pub fn new(exports: Rc<E>, limits: Limits) -> Self {
-        Self {
-            exports,
-            table: Rc::new(Table::new(limits)),
-            acceptors: RefCell::default(),
-        }
+        Self { exports, table: Rc::new(Table::new(limits)), acceptors: RefCell::default() }
     }
 
     /// Accepts connections there until [`Server::shutdown`]. To be called on a tokio `LocalSet`.

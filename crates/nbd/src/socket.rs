@@ -40,8 +40,7 @@ impl Socket {
     pub async fn read_both(&self, first: &mut [u8], second: &mut [u8]) -> io::Result<usize> {
         let room = first.len() + second.len();
         let mut parts = [IoSliceMut::new(first), IoSliceMut::new(second)];
-        self.read_with(room, |mut socket| socket.read_vectored(&mut parts))
-            .await
+        self.read_with(room, |mut socket| socket.read_vectored(&mut parts)).await
     }
 
     async fn read_with(
@@ -69,10 +68,7 @@ impl Socket {
     /// Sends what the kernel takes now; `WouldBlock` if that is nothing.
     pub fn try_send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            let sent = self
-                .fd
-                .get_ref()
-                .send_vectored_with_flags(parts, libc::MSG_NOSIGNAL);
+            let sent = self.fd.get_ref().send_vectored_with_flags(parts, libc::MSG_NOSIGNAL);
             match sent {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result,
@@ -165,8 +161,6 @@ fn tune(socket: &SockRef<'_>, is_unix: bool) {
             .with_time(Duration::from_secs(30))
             .with_interval(Duration::from_secs(10))
             .with_retries(3);
-        socket
-            .set_tcp_nodelay(true)
-            .and_then(|()| socket.set_tcp_keepalive(&keepalive))
+        socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive))
     };
 }

@@ -58,25 +58,16 @@ impl Table {
     pub fn enter(self: &Rc<Self>, connection: Rc<Connection>) -> Member {
         let id = self.next.get();
         self.next.set(id + 1);
-        let entry = Entry {
-            connection,
-            key: None,
-        };
+        let entry = Entry { connection, key: None };
         self.connections.borrow_mut().insert(id, entry);
-        Member {
-            table: Rc::clone(self),
-            id,
-        }
+        Member { table: Rc::clone(self), id }
     }
 
     fn of_key(&self, key: u32, but: Option<u64>) -> Vec<Rc<Connection>> {
         let connections = self.connections.borrow();
-        let of_key = connections
-            .iter()
-            .filter(|(id, entry)| entry.key == Some(key) && Some(**id) != but);
-        of_key
-            .map(|(_, entry)| Rc::clone(&entry.connection))
-            .collect()
+        let of_key =
+            connections.iter().filter(|(id, entry)| entry.key == Some(key) && Some(**id) != but);
+        of_key.map(|(_, entry)| Rc::clone(&entry.connection)).collect()
     }
 
     /// Connections to a VDI whose clients are there.
@@ -156,13 +147,10 @@ impl Table {
 
     fn evict_stalled(&self) {
         let stalled = |c: &Rc<Connection>| {
-            c.stalled_since()
-                .is_some_and(|since| since.elapsed() >= self.limits.stall)
+            c.stalled_since().is_some_and(|since| since.elapsed() >= self.limits.stall)
         };
         let connections = self.connections.borrow();
-        let all = connections
-            .values()
-            .map(|entry| Rc::clone(&entry.connection));
+        let all = connections.values().map(|entry| Rc::clone(&entry.connection));
         let victims: Vec<_> = all.filter(stalled).collect();
         drop(connections);
         for connection in victims {

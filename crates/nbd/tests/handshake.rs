@@ -43,13 +43,7 @@ fn an_old_client_says_only_the_name() {
         client.send(&request(DISC, 0, 0, 0, 0));
         assert_eq!(client.rest(), b"");
     }
-    for name in [
-        &b"nothing"[..],
-        b"",
-        b"\xff",
-        &[b'a'; 5000],
-        &[b'a'; 70_000],
-    ] {
+    for name in [&b"nothing"[..], b"", b"\xff", &[b'a'; 5000], &[b'a'; 70_000]] {
         let mut client = Client::greet(&server);
         client.send(&option(EXPORT_NAME, name));
         assert_eq!(client.rest(), b"");
@@ -82,10 +76,7 @@ fn info_and_go_tell_the_same() {
             want.push((3, b"\0\x02a snapshot".to_vec()));
         }
         want.push((3, vec![0, 3, 0, 0, 0, 1, 0, 0, 0x10, 0, 2, 0, 0, 0]));
-        want.push((
-            3,
-            [&[0, 0][..], &DISK.to_be_bytes(), &flags.to_be_bytes()].concat(),
-        ));
+        want.push((3, [&[0, 0][..], &DISK.to_be_bytes(), &flags.to_be_bytes()].concat()));
         want.push((ACK, vec![]));
         assert_eq!(first, want);
         assert_eq!(client.ask(GO, &info(name, &[1, 2])), want);
@@ -153,46 +144,28 @@ fn list_tls_abort_and_unknown_options() {
 fn meta_contexts() {
     let server = TestServer::start();
     let mut client = Client::greet(&server);
-    refused(
-        &client.ask(SET_CONTEXT, &contexts("disk", &["base:allocation"])),
-        INVALID,
-    );
+    refused(&client.ask(SET_CONTEXT, &contexts("disk", &["base:allocation"])), INVALID);
     client.ask(STRUCTURED, &[]);
     client.structured = true;
     let listed = (4, [&[0; 4], &b"base:allocation"[..]].concat());
     let chosen = (4, [&[0, 0, 0, 1], &b"base:allocation"[..]].concat());
     let ack = (ACK, vec![]);
     let only_ack = [(ACK, vec![])];
-    for queries in [
-        &[][..],
-        &["base:"],
-        &["base:allocation"],
-        &["x:y", "base:allocation", "base:"],
-    ] {
+    for queries in [&[][..], &["base:"], &["base:allocation"], &["x:y", "base:allocation", "base:"]]
+    {
         let answers = client.ask(LIST_CONTEXT, &contexts("disk", queries));
         assert_eq!(answers, [listed.clone(), ack.clone()]);
     }
-    for queries in [
-        &["qemu:dirty-bitmap:x"][..],
-        &["base:other"],
-        &[""],
-        &["base"],
-    ] {
+    for queries in [&["qemu:dirty-bitmap:x"][..], &["base:other"], &[""], &["base"]] {
         let answers = client.ask(LIST_CONTEXT, &contexts("disk", queries));
         assert_eq!(answers, only_ack);
     }
     for number in [LIST_CONTEXT, SET_CONTEXT] {
         refused(&client.ask(number, &contexts("nothing", &[])), UNKNOWN);
-        refused(
-            &client.ask(number, b"\0\0\0\x04disk\xff\xff\xff\xff"),
-            INVALID,
-        );
+        refused(&client.ask(number, b"\0\0\0\x04disk\xff\xff\xff\xff"), INVALID);
     }
     for queries in [&[][..], &["base:"], &["other:x"]] {
-        assert_eq!(
-            client.ask(SET_CONTEXT, &contexts("disk", queries)),
-            only_ack
-        );
+        assert_eq!(client.ask(SET_CONTEXT, &contexts("disk", queries)), only_ack);
     }
     let set = client.ask(SET_CONTEXT, &contexts("disk", &["x:y", "base:allocation"]));
     assert_eq!(set, [chosen.clone(), ack.clone()]);

@@ -55,10 +55,7 @@ fn throw(mut client: Client, bytes: &[u8]) -> usize {
     match client.stream.write_all(bytes) {
         Ok(()) => {}
         Err(error) => assert!(
-            matches!(
-                error.kind(),
-                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
-            ),
+            matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
             "{error}"
         ),
     }
@@ -104,16 +101,8 @@ fn spoilt_requests() {
         let mut bytes = Vec::new();
         for i in 0..random.below(20) {
             let kind = random.below(9) as u16;
-            let flags = if random.below(3) == 0 {
-                random.below(64) as u16
-            } else {
-                0
-            };
-            let offset = if random.below(8) == 0 {
-                random.next()
-            } else {
-                random.below(DISK)
-            };
+            let flags = if random.below(3) == 0 { random.below(64) as u16 } else { 0 };
+            let offset = if random.below(8) == 0 { random.next() } else { random.below(DISK) };
             let len = random.below(9000) as u32;
             bytes.extend(request(kind, flags, i, offset, len));
             if kind == WRITE {
@@ -141,9 +130,7 @@ fn noise() {
     let server = TestServer::start();
     let mut random = Random(0x5eed_0003);
     for round in 0..200 {
-        let bytes: Vec<u8> = (0..random.below(3000))
-            .map(|_| random.next() as u8)
-            .collect();
+        let bytes: Vec<u8> = (0..random.below(3000)).map(|_| random.next() as u8).collect();
         let client = match round % 2 {
             0 => Client::simple(&server, "disk"),
             _ => Client::greet_with(&server, random.next() as u32 & 3),
@@ -156,10 +143,7 @@ fn noise() {
 
 #[test]
 fn a_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
-    let server = TestServer::with_limits(Limits {
-        connections: 2,
-        ..Limits::default()
-    });
+    let server = TestServer::with_limits(Limits { connections: 2, ..Limits::default() });
     let _first = Client::simple(&server, "disk");
     let second = Client::greet(&server);
     let mut third = server.connect();
@@ -171,10 +155,7 @@ fn a_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
 
 #[test]
 fn requests_in_flight_are_bounded() {
-    let server = TestServer::with_limits(Limits {
-        requests: 4,
-        ..Limits::default()
-    });
+    let server = TestServer::with_limits(Limits { requests: 4, ..Limits::default() });
     let mut client = Client::simple(&server, "disk");
     server.gate.hold();
     for i in 0..100 {
@@ -197,23 +178,16 @@ fn requests_in_flight_are_bounded() {
 
 #[test]
 fn bytes_of_writes_in_flight_are_bounded() {
-    let server = TestServer::with_limits(Limits {
-        payload_bytes: 256 << 10,
-        ..Limits::default()
-    });
+    let server = TestServer::with_limits(Limits { payload_bytes: 256 << 10, ..Limits::default() });
     let mut client = Client::simple(&server, "disk");
     server.gate.hold();
     let mut sender = client.stream.try_clone().expect("a second handle");
     let sending = std::thread::spawn(move || {
         for i in 0..40 {
-            sender
-                .write_all(&write(i, 0, &[1; 64 << 10]))
-                .expect("it is read in the end");
+            sender.write_all(&write(i, 0, &[1; 64 << 10])).expect("it is read in the end");
         }
         // One larger than the bound goes alone.
-        sender
-            .write_all(&write(40, 0, &[2; 1 << 20]))
-            .expect("it is read in the end");
+        sender.write_all(&write(40, 0, &[2; 1 << 20])).expect("it is read in the end");
     });
     server.gate.wait("the first start", |s| s.started == 4);
     let mut other = Client::simple(&server, "huge");
@@ -230,19 +204,14 @@ fn bytes_of_writes_in_flight_are_bounded() {
 #[test]
 fn answers_a_client_does_not_read_are_bounded() {
     const PIECE: u32 = 256 << 10;
-    let server = TestServer::with_limits(Limits {
-        payload_bytes: 1 << 20,
-        ..Limits::default()
-    });
+    let server = TestServer::with_limits(Limits { payload_bytes: 1 << 20, ..Limits::default() });
     let mut client = Client::simple(&server, "disk");
     assert_eq!(client.write(0, &vec![5; PIECE as usize]).error, 0);
     for i in 0..200 {
         client.send(&request(READ, 0, i, 0, PIECE));
     }
     // As much as fits is there; others are served meanwhile.
-    server
-        .gate
-        .wait("answers wait", |s| s.alive >= (1 << 20) - PIECE as usize);
+    server.gate.wait("answers wait", |s| s.alive >= (1 << 20) - PIECE as usize);
     let mut other = Client::simple(&server, "disk");
     assert_eq!(other.read(0, 5), [5; 5]);
     drop(other);
@@ -264,10 +233,8 @@ fn answers_a_client_does_not_read_are_bounded() {
 
 #[test]
 fn a_client_that_never_reads_is_cut_off_at_shutdown() {
-    let server = TestServer::with_limits(Limits {
-        drain: Duration::from_millis(100),
-        ..Limits::default()
-    });
+    let server =
+        TestServer::with_limits(Limits { drain: Duration::from_millis(100), ..Limits::default() });
     let mut client = Client::simple(&server, "disk");
     assert_eq!(client.write(0, &vec![5; 1 << 20]).error, 0);
     for i in 0..50 {

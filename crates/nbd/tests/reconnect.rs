@@ -28,9 +28,7 @@ fn asking(server: &TestServer) -> Client {
     let mut client = Client::greet(server);
     let opens = server.gate.state().opens;
     client.send(&option(GO, &info("disk", &[])));
-    server
-        .gate
-        .wait("the export is opened", |s| s.opens > opens);
+    server.gate.wait("the export is opened", |s| s.opens > opens);
     client
 }
 
@@ -48,11 +46,7 @@ fn a_resend_is_never_overtaken_by_its_delayed_original() {
         assert!(second.is_silent(), "the original still runs");
         server.gate.release(1);
         second.went().expect("now it is served");
-        assert_eq!(
-            server.gate.state().done,
-            1,
-            "the original had its effect before"
-        );
+        assert_eq!(server.gate.state().done, 1, "the original had its effect before");
         server.gate.release(1);
         assert_eq!(second.write(0, b"resent!!").error, 0);
         assert_eq!(second.read(0, 8), b"resent!!");
@@ -61,10 +55,7 @@ fn a_resend_is_never_overtaken_by_its_delayed_original() {
 
 #[test]
 fn what_was_not_admitted_never_takes_effect() {
-    for server in both(&Limits {
-        requests: 1,
-        ..Limits::default()
-    }) {
+    for server in both(&Limits { requests: 1, ..Limits::default() }) {
         let mut first = Client::simple(&server, "disk");
         server.gate.hold();
         // The first is admitted; of the others some lie in the server's buffer, some in the socket.
@@ -100,10 +91,7 @@ fn by_tcp_the_end_may_be_held_up_behind_what_the_server_does_not_read() {
     // More than the sockets take, so that the client's end cannot be seen: only an answer shows
     // that nobody is there to take it. And a live client is found to be there.
     for alive in [false, true] {
-        let mut server = TestServer::with_limits(Limits {
-            requests: 2,
-            ..Limits::default()
-        });
+        let mut server = TestServer::with_limits(Limits { requests: 2, ..Limits::default() });
         server.tcp = true;
         let mut first = Client::simple(&server, "disk");
         server.gate.hold();
@@ -111,9 +99,7 @@ fn by_tcp_the_end_may_be_held_up_behind_what_the_server_does_not_read() {
         first.send(&write(2, 8, b"two"));
         server.gate.wait("both start", |s| s.started == 2);
         first.stream.set_nonblocking(true).expect("a mode");
-        let many: Vec<u8> = (3..40_u64)
-            .flat_map(|i| write(i, i << 16, &[b'u'; 60_000]))
-            .collect();
+        let many: Vec<u8> = (3..40_u64).flat_map(|i| write(i, i << 16, &[b'u'; 60_000])).collect();
         let mut sent = 0;
         while let Ok(count) = first.stream.write(&many[sent..]) {
             sent += count;

@@ -32,11 +32,7 @@ fn holes_are_not_sent_but_with_df_or_simple_replies() {
     assert_eq!(full.call(READ, 0, 0, 4096).chunks, [(false, 4096)]);
     let mut simple = Client::simple(&server, "disk");
     assert_eq!(simple.read(100, 32768), reply.data);
-    assert_eq!(
-        simple.call(READ, DF, 0, 1).error,
-        INVAL,
-        "only with structured replies"
-    );
+    assert_eq!(simple.call(READ, DF, 0, 1).error, INVAL, "only with structured replies");
 }
 
 #[test]
@@ -44,10 +40,7 @@ fn block_status_tells_data_zeros_and_holes() {
     let server = TestServer::start();
     let mut client = Client::full(&server, "disk");
     client.write(8192, &[1; 8192]);
-    assert_eq!(
-        client.call(ZEROES, NO_HOLE | FAST_ZERO, 16384, 4096).error,
-        0
-    );
+    assert_eq!(client.call(ZEROES, NO_HOLE | FAST_ZERO, 16384, 4096).error, 0);
     let want = [(8192 - 10, 3), (8192, 0), (4096, 2), (5000, 3)];
     let len = want.iter().map(|extent| extent.0).sum();
     assert_eq!(client.call(STATUS, 0, 10, len).extents, want);
@@ -60,11 +53,7 @@ fn block_status_tells_data_zeros_and_holes() {
     assert_eq!(client.call(STATUS, NO_HOLE, 0, 1).error, INVAL);
     assert_eq!(client.call(STATUS, 0, 1, all).error, INVAL);
     let mut simple = Client::simple(&server, "disk");
-    assert_eq!(
-        simple.call(STATUS, 0, 0, 4096).error,
-        INVAL,
-        "not negotiated"
-    );
+    assert_eq!(simple.call(STATUS, 0, 0, 4096).error, INVAL, "not negotiated");
 }
 
 #[test]
@@ -86,15 +75,9 @@ fn block_status_is_bounded() {
     assert!(reply.extents.iter().all(|extent| extent.0 == 4096));
     // Across the steps in which the map is asked for, extents are one.
     let far = 15 << 50;
-    assert_eq!(
-        client.call(STATUS, 0, far, 200 << 20).extents,
-        [(200 << 20, 3)]
-    );
+    assert_eq!(client.call(STATUS, 0, far, 200 << 20).extents, [(200 << 20, 3)]);
     assert_eq!(client.call(TRIM, 0, 0, 1 << 30).error, 0);
-    assert_eq!(
-        client.call(STATUS, REQ_ONE, 0, 3 << 30).extents,
-        [(3 << 30, 3)]
-    );
+    assert_eq!(client.call(STATUS, REQ_ONE, 0, 3 << 30).extents, [(3 << 30, 3)]);
     // Bounds beyond 32 bits.
     assert_eq!(client.write((16 << 50) - 3, b"end").error, 0);
     assert_eq!(client.read((16 << 50) - 4, 4), b"\0end");
@@ -104,16 +87,8 @@ fn block_status_is_bounded() {
 #[test]
 fn ranges_beyond_the_end_are_refused_and_the_stream_stays_in_step() {
     let server = TestServer::start();
-    for mut client in [
-        Client::simple(&server, "disk"),
-        Client::full(&server, "disk"),
-    ] {
-        for (offset, len) in [
-            (DISK, 1),
-            (DISK - 1, 2),
-            (u64::MAX, 1),
-            (u64::MAX - 1, 70_000),
-        ] {
+    for mut client in [Client::simple(&server, "disk"), Client::full(&server, "disk")] {
+        for (offset, len) in [(DISK, 1), (DISK - 1, 2), (u64::MAX, 1), (u64::MAX - 1, 70_000)] {
             let data = vec![9; len as usize];
             assert_eq!(client.write(offset, &data).error, NOSPC);
             assert_eq!(client.call(ZEROES, 0, offset, len).error, NOSPC);
@@ -180,10 +155,7 @@ fn read_only_exports_refuse_every_change() {
     let mut client = Client::full(&server, "disk@snap");
     assert_eq!(client.flags & 2, 2);
     let reply = client.write(0, b"lost");
-    assert_eq!(
-        (reply.error, &*reply.text),
-        (PERM, "the export is read-only")
-    );
+    assert_eq!((reply.error, &*reply.text), (PERM, "the export is read-only"));
     assert_eq!(client.call(TRIM, 0, 0, 4096).error, PERM);
     assert_eq!(client.call(ZEROES, 0, 0, 4096).error, PERM);
     assert_eq!(client.call(FLUSH, 0, 0, 0).error, 0);
@@ -216,11 +188,7 @@ fn answers_come_as_they_are_ready() {
     server.gate.hold();
     client.send(&write(1, 0, b"slow"));
     server.gate.wait("the write starts", |s| s.started == 1);
-    assert_eq!(
-        client.read(0, 4),
-        [0; 4],
-        "not yet, and not stuck behind it"
-    );
+    assert_eq!(client.read(0, 4), [0; 4], "not yet, and not stuck behind it");
     server.gate.release(1);
     let reply = client.reply(None);
     assert_eq!((reply.cookie, reply.error), (1, 0));
@@ -265,16 +233,7 @@ fn a_volume_that_dies_costs_its_connection_only() {
 fn payloads_lie_in_memory_as_on_the_disk() {
     let server = TestServer::start();
     let mut client = Client::simple(&server, "disk");
-    for len in [
-        1_usize,
-        4096,
-        5000,
-        32 << 10,
-        (32 << 10) + 1,
-        65536,
-        1 << 20,
-        3 << 20,
-    ] {
+    for len in [1_usize, 4096, 5000, 32 << 10, (32 << 10) + 1, 65536, 1 << 20, 3 << 20] {
         for offset in [0_u64, 1, 512, 4095, 4096, 70_001] {
             let data: Vec<u8> = (0..len).map(|i| (i as u64 * 31 + offset) as u8).collect();
             // Two at a time, so that what follows a payload comes with it.

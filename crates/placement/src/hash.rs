@@ -164,22 +164,13 @@ mod tests {
                 text.push_str(&line);
             }
         }
-        for hash in [
-            0,
-            1,
-            2,
-            3,
-            1 << 63,
-            3 << 62,
-            0xdead_beef_0123_4567,
-            u64::MAX,
-        ] {
+        for hash in [0, 1, 2, 3, 1 << 63, 3 << 62, 0xdead_beef_0123_4567, u64::MAX] {
             text.push_str(&format!("{hash:016x} {}\n", negative_log2(hash)));
         }
         // Each entry of the logarithm table, weighed by its place.
-        let sum = (1u64..).zip(&LOG2).fold(0u64, |sum, (i, log)| {
-            sum.wrapping_add(log.wrapping_mul(2 * i + 1))
-        });
+        let sum = (1u64..)
+            .zip(&LOG2)
+            .fold(0u64, |sum, (i, log)| sum.wrapping_add(log.wrapping_mul(2 * i + 1)));
         text.push_str(&format!("table {sum}\n"));
         if text != include_str!("../tests/vectors/draws.txt") {
             panic!("tests/vectors/draws.txt is not what is drawn now:\n{text}");
@@ -193,10 +184,7 @@ mod tests {
             let lineage = sheepdog_types::LineageId(1);
             counts[shard_of(FragmentId { lineage, number }, 8) as usize] += 1;
         }
-        let chi: f64 = counts
-            .iter()
-            .map(|c| (f64::from(*c) - 100.0).powi(2) / 100.0)
-            .sum();
+        let chi: f64 = counts.iter().map(|c| (f64::from(*c) - 100.0).powi(2) / 100.0).sum();
         // 255 degrees of freedom: mean 255, deviation 22.6.
         assert!((150.0..360.0).contains(&chi), "{chi}");
     }

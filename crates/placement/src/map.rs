@@ -121,10 +121,7 @@ impl Roster {
         let mut disks = BTreeMap::new();
         for node in &map.nodes {
             if node.vnodes > VNODES_MAX {
-                return Err(invalid(format!(
-                    "{} vnodes, at most {VNODES_MAX}",
-                    node.vnodes
-                )));
+                return Err(invalid(format!("{} vnodes, at most {VNODES_MAX}", node.vnodes)));
             }
             let total: u128 = node.disks.iter().map(|d| u128::from(d.weight)).sum();
             for disk in &node.disks {
@@ -142,10 +139,7 @@ impl Roster {
             }
         }
         if disks.len() > DISKS_MAX {
-            return Err(invalid(format!(
-                "{} disks, at most {DISKS_MAX}",
-                disks.len()
-            )));
+            return Err(invalid(format!("{} disks, at most {DISKS_MAX}", disks.len())));
         }
         disks.retain(|_, (_, weight)| *weight > 0);
         let mut zones: Vec<u32> = disks.values().map(|(zone, _)| *zone).collect();
@@ -188,21 +182,11 @@ mod tests {
     use super::*;
 
     fn disk(id: u8, weight: u64, state: State) -> Disk {
-        Disk {
-            id: DiskId([id; 16]),
-            weight,
-            state,
-        }
+        Disk { id: DiskId([id; 16]), weight, state }
     }
 
     fn node(zone: u32, vnodes: u32, disks: Vec<Disk>) -> Node {
-        Node {
-            id: NodeId([zone as u8; 16]),
-            zone,
-            vnodes,
-            state: State::Up,
-            disks,
-        }
+        Node { id: NodeId([zone as u8; 16]), zone, vnodes, state: State::Up, disks }
     }
 
     #[test]
@@ -225,11 +209,8 @@ mod tests {
         };
         let roster = Roster::of(&map).expect("valid");
         assert_eq!(roster.zones, [2, 9]);
-        let seen: Vec<_> = roster
-            .members
-            .iter()
-            .map(|m| (m.id.0[0], m.zone, m.weight >> 28))
-            .collect();
+        let seen: Vec<_> =
+            roster.members.iter().map(|m| (m.id.0[0], m.zone, m.weight >> 28)).collect();
         assert_eq!(seen, [(1, 1, 16 << 4), (3, 0, 1 << 4), (4, 1, 48 << 4)]);
         assert_eq!(roster.position(DiskId([3; 16])), Some(1));
         assert_eq!(roster.position(DiskId([2; 16])), None);
@@ -243,9 +224,7 @@ mod tests {
                 node(2, 1, vec![disk(1, 1, State::Out)]),
             ],
         };
-        let heavy = ClusterMap {
-            nodes: vec![node(1, VNODES_MAX + 1, vec![])],
-        };
+        let heavy = ClusterMap { nodes: vec![node(1, VNODES_MAX + 1, vec![])] };
         for map in [twice, heavy] {
             let error = Roster::of(&map).expect_err("invalid");
             assert_eq!(error.kind(), ErrorKind::Invalid);

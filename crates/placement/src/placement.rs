@@ -88,11 +88,8 @@ impl Placement {
         } else {
             wanted(&new.roster, new.stride, shards)
         };
-        let position: Vec<Option<u32>> = old_roster
-            .members
-            .iter()
-            .map(|m| new.roster.position(m.id))
-            .collect();
+        let position: Vec<Option<u32>> =
+            old_roster.members.iter().map(|m| new.roster.position(m.id)).collect();
         let mut sets = vec![NONE; shards as usize * new.stride];
         for shard in 0..shards {
             let mut kept: Vec<u32> = Vec::with_capacity(new.stride);
@@ -110,14 +107,8 @@ impl Placement {
             sets[at..at + kept.len()].copy_from_slice(&kept);
         }
         let budget = self.unavoidable(&new);
-        let sets = Leveller::change(
-            &new.roster,
-            &new.quotas,
-            new.stride,
-            &new.wanted,
-            &sets,
-            budget,
-        );
+        let sets =
+            Leveller::change(&new.roster, &new.quotas, new.stride, &new.wanted, &sets, budget);
         new.finish(sets);
         Ok(new)
     }
@@ -129,14 +120,7 @@ impl Placement {
     pub fn tidied(&self, copies: u64) -> Self {
         let mut new = self.clone();
         let (roster, quotas) = (&self.roster, &self.quotas);
-        let sets = tidied(
-            roster,
-            quotas,
-            self.stride,
-            &self.wanted,
-            &self.sets,
-            copies,
-        );
+        let sets = tidied(roster, quotas, self.stride, &self.wanted, &self.sets, copies);
         new.finish(sets);
         new
     }
@@ -196,9 +180,7 @@ impl Placement {
         }
         if policy.width() == 0 || policy.width() > u32::from(WIDTH_MAX) {
             let width = policy.width();
-            return Err(invalid(format!(
-                "{width} disks per shard, 1 to {WIDTH_MAX}"
-            )));
+            return Err(invalid(format!("{width} disks per shard, 1 to {WIDTH_MAX}")));
         }
         let roster = Roster::of(map)?;
         let stride = roster.stride(policy);
@@ -264,16 +246,10 @@ impl Placement {
     /// zones that the acting set does not have, best first, at most `count`.
     #[must_use]
     pub fn substitutes(&self, shard: u32, count: usize) -> Vec<DiskId> {
-        let zones: Vec<u32> = self
-            .members(shard)
-            .iter()
-            .map(|m| self.roster.zone(*m))
-            .collect();
+        let zones: Vec<u32> = self.members(shard).iter().map(|m| self.roster.zone(*m)).collect();
         let count = count.min(self.roster.zones.len());
         let best = ranking(&self.roster, count + zones.len(), shard);
-        let others = best
-            .iter()
-            .filter(|m| !zones.contains(&self.roster.zone(**m)));
+        let others = best.iter().filter(|m| !zones.contains(&self.roster.zone(**m)));
         let ids = others.map(|m| self.roster.members[*m as usize].id);
         ids.take(count).collect()
     }
@@ -315,11 +291,7 @@ impl Placement {
         }
         let members = self.roster.members.iter().zip(&self.quotas).zip(replicas);
         members
-            .map(|((m, quota), replicas)| DiskLoad {
-                disk: m.id,
-                replicas,
-                quota: quota.exact,
-            })
+            .map(|((m, quota), replicas)| DiskLoad { disk: m.id, replicas, quota: quota.exact })
             .collect()
     }
 
@@ -327,16 +299,11 @@ impl Placement {
     /// sum over all disks of what their quotas grow, rounded down.
     #[must_use]
     pub fn unavoidable(&self, new: &Self) -> u64 {
-        let grown = new
-            .roster
-            .members
-            .iter()
-            .zip(&new.quotas)
-            .map(|(m, quota)| {
-                let old = self.roster.position(m.id);
-                let old = old.map_or(0, |o| self.quotas[o as usize].exact);
-                u128::from(quota.exact.saturating_sub(old))
-            });
+        let grown = new.roster.members.iter().zip(&new.quotas).map(|(m, quota)| {
+            let old = self.roster.position(m.id);
+            let old = old.map_or(0, |o| self.quotas[o as usize].exact);
+            u128::from(quota.exact.saturating_sub(old))
+        });
         (grown.sum::<u128>() >> QUOTA_BITS) as u64
     }
 }
@@ -350,11 +317,7 @@ pub fn movement(old: &Placement, new: &Placement) -> Vec<Move> {
         let (before, after) = (old.acting_set(shard), new.acting_set(shard));
         let mut dropped = before.iter().filter(|d| !after.contains(d));
         for to in after.iter().filter(|d| !before.contains(d)) {
-            moves.push(Move {
-                shard,
-                from: dropped.next().copied(),
-                to: *to,
-            });
+            moves.push(Move { shard, from: dropped.next().copied(), to: *to });
         }
     }
     moves
@@ -365,11 +328,8 @@ pub fn movement(old: &Placement, new: &Placement) -> Vec<Move> {
 pub fn total_loads(placements: &[&Placement]) -> Vec<DiskLoad> {
     let mut total: BTreeMap<DiskId, DiskLoad> = BTreeMap::new();
     for load in placements.iter().flat_map(|p| p.loads()) {
-        let entry = total.entry(load.disk).or_insert(DiskLoad {
-            disk: load.disk,
-            replicas: 0,
-            quota: 0,
-        });
+        let entry =
+            total.entry(load.disk).or_insert(DiskLoad { disk: load.disk, replicas: 0, quota: 0 });
         entry.replicas += load.replicas;
         entry.quota += load.quota;
     }

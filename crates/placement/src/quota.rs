@@ -67,15 +67,9 @@ pub(crate) fn quotas(roster: &Roster, stride: usize, shards: u32) -> Vec<Quota> 
         open -= weights[z];
     }
     let quota = |weight: u64, zone: usize| {
-        let (copies, total) = if full[zone] {
-            (1, weights[zone])
-        } else {
-            (copies, open)
-        };
+        let (copies, total) = if full[zone] { (1, weights[zone]) } else { (copies, open) };
         let exact = (u128::from(shards) << QUOTA_BITS) * copies * u128::from(weight) / total;
-        Quota {
-            exact: (exact as u64).max(1),
-        }
+        Quota { exact: (exact as u64).max(1) }
     };
     let members = roster.members.iter();
     members.map(|m| quota(m.weight, m.zone as usize)).collect()

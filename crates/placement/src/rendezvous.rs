@@ -23,11 +23,7 @@ struct Score {
 impl Score {
     fn of(roster: &Roster, shard: u64, member: u32) -> Self {
         let m = &roster.members[member as usize];
-        Self {
-            draw: draw(shard, m.key),
-            weight: m.weight,
-            member,
-        }
+        Self { draw: draw(shard, m.key), weight: m.weight, member }
     }
 
     /// Ties go to the lower disk id, the order of members.
@@ -69,12 +65,7 @@ impl Podium<'_> {
 /// The wanted members of all shards, `stride` for each, best first.
 pub(crate) fn wanted(roster: &Roster, stride: usize, shards: u32) -> Vec<u32> {
     let mut table = Vec::with_capacity(shards as usize * stride);
-    let mut podium = Podium {
-        roster,
-        shard: 0,
-        stride,
-        best: Vec::with_capacity(stride),
-    };
+    let mut podium = Podium { roster, shard: 0, stride, best: Vec::with_capacity(stride) };
     for shard in 0..shards {
         fill(&mut podium, shard);
         table.extend(podium.best.iter().map(|s| s.member));
@@ -92,12 +83,7 @@ fn fill(podium: &mut Podium<'_>, shard: u32) {
 
 /// The best members for one shard, best first, at most one of a zone and `count` in all.
 pub(crate) fn ranking(roster: &Roster, count: usize, shard: u32) -> Vec<u32> {
-    let mut podium = Podium {
-        roster,
-        shard: 0,
-        stride: count,
-        best: Vec::new(),
-    };
+    let mut podium = Podium { roster, shard: 0, stride: count, best: Vec::new() };
     if count > 0 {
         fill(&mut podium, shard);
     }
@@ -138,12 +124,7 @@ pub(crate) fn wanted_after(
         })
         .collect();
     let mut table = Vec::with_capacity(old_table.len());
-    let mut podium = Podium {
-        roster: new,
-        shard: 0,
-        stride,
-        best: Vec::with_capacity(stride),
-    };
+    let mut podium = Podium { roster: new, shard: 0, stride, best: Vec::with_capacity(stride) };
     for (shard, before) in (0..shards).zip(old_table.chunks_exact(stride)) {
         if before.iter().any(|m| kept[*m as usize].is_none()) {
             fill(&mut podium, shard);

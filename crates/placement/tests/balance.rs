@@ -41,45 +41,25 @@ fn simulate(nodes: usize, shape: Shape, bits: u8, changes: u32, limits: &Limits)
 
 #[test]
 fn ten_even_nodes() {
-    let limits = Limits {
-        fresh: 2.0,
-        table: 10.0,
-        moved: 1.01,
-        excess: 2.0,
-    };
+    let limits = Limits { fresh: 2.0, table: 10.0, moved: 1.01, excess: 2.0 };
     simulate(10, Shape::Even, 12, 20, &limits);
 }
 
 /// Five zones for three copies: the zone rule asks for more than quotas tell (see the crate).
 #[test]
 fn ten_uneven_nodes() {
-    let limits = Limits {
-        fresh: 5.0,
-        table: 25.0,
-        moved: 1.10,
-        excess: 400.0,
-    };
+    let limits = Limits { fresh: 5.0, table: 25.0, moved: 1.10, excess: 400.0 };
     simulate(10, Shape::Uneven, 11, 20, &limits);
 }
 
 #[test]
 fn a_hundred_even_nodes() {
-    let limits = Limits {
-        fresh: 5.0,
-        table: 10.0,
-        moved: 1.01,
-        excess: 2.0,
-    };
+    let limits = Limits { fresh: 5.0, table: 10.0, moved: 1.01, excess: 2.0 };
     simulate(100, Shape::Even, 12, 40, &limits);
 }
 
 #[test]
 fn a_hundred_uneven_nodes() {
-    let limits = Limits {
-        fresh: 5.0,
-        table: 10.0,
-        moved: 1.01,
-        excess: 2.0,
-    };
+    let limits = Limits { fresh: 5.0, table: 10.0, moved: 1.01, excess: 2.0 };
     simulate(100, Shape::Uneven, 14, 10, &limits);
 }

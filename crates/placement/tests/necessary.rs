@@ -11,24 +11,18 @@ use std::collections::BTreeMap;
 
 /// The least that brings the replicas of `old` within the bands of `new`.
 fn least(old: &Placement, new: &Placement, map: &ClusterMap) -> u64 {
-    let zone_of: BTreeMap<DiskId, usize> = map
-        .nodes
-        .iter()
-        .flat_map(|n| n.disks.iter().map(|d| (d.id, n.zone as usize)))
-        .collect();
+    let zone_of: BTreeMap<DiskId, usize> =
+        map.nodes.iter().flat_map(|n| n.disks.iter().map(|d| (d.id, n.zone as usize))).collect();
     let loads = new.loads();
     let place = |disk: &DiskId| loads.iter().position(|l| l.disk == *disk);
     let mut names: Vec<usize> = loads.iter().map(|l| zone_of[&l.disk]).collect();
     names.sort_unstable();
     names.dedup();
-    let zones: Vec<usize> = loads
-        .iter()
-        .map(|l| names.partition_point(|z| *z < zone_of[&l.disk]))
-        .collect();
+    let zones: Vec<usize> =
+        loads.iter().map(|l| names.partition_point(|z| *z < zone_of[&l.disk])).collect();
     let bounds: Vec<(u32, u32)> = loads.iter().map(band).collect();
-    let sets: Vec<Vec<usize>> = (0..old.shards())
-        .map(|s| old.acting_set(s).iter().filter_map(place).collect())
-        .collect();
+    let sets: Vec<Vec<usize>> =
+        (0..old.shards()).map(|s| old.acting_set(s).iter().filter_map(place).collect()).collect();
     necessary(&zones, &bounds, &sets, new.width() as u32).expect("bands can be met")
 }
 
@@ -50,10 +44,7 @@ fn follow_all(mut cluster: Cluster, changes: u32) {
         needed += n;
         old = new;
     }
-    assert!(
-        moved * 100 <= needed * 101 + 200,
-        "moved {moved}, needed {needed}"
-    );
+    assert!(moved * 100 <= needed * 101 + 200, "moved {moved}, needed {needed}");
 }
 
 #[test]

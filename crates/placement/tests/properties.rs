@@ -24,33 +24,22 @@ fn map() -> impl Strategy<Value = ClusterMap> {
     let disk = (0u64..5, state());
     let node = (0u32..7, 0u32..4, state(), prop::collection::vec(disk, 0..3));
     prop::collection::vec(node, 0..10).prop_map(|nodes| {
-        let nodes = (0u8..)
-            .zip(nodes)
-            .map(|(n, (zone, vnodes, state, disks))| Node {
-                id: NodeId([n; 16]),
-                zone,
-                vnodes: vnodes * 64,
-                state,
-                disks: (0u8..)
-                    .zip(disks)
-                    .map(|(d, (weight, state))| Disk {
-                        id: DiskId([n * 4 + d; 16]),
-                        weight,
-                        state,
-                    })
-                    .collect(),
-            });
-        ClusterMap {
-            nodes: nodes.collect(),
-        }
+        let nodes = (0u8..).zip(nodes).map(|(n, (zone, vnodes, state, disks))| Node {
+            id: NodeId([n; 16]),
+            zone,
+            vnodes: vnodes * 64,
+            state,
+            disks: (0u8..)
+                .zip(disks)
+                .map(|(d, (weight, state))| Disk { id: DiskId([n * 4 + d; 16]), weight, state })
+                .collect(),
+        });
+        ClusterMap { nodes: nodes.collect() }
     })
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    prop_oneof![
-        (1u8..5).prop_map(Policy::Copies),
-        Just(Policy::Erasure { data: 4, parity: 2 }),
-    ]
+    prop_oneof![(1u8..5).prop_map(Policy::Copies), Just(Policy::Erasure { data: 4, parity: 2 }),]
 }
 
 /// Disks that may hold something, with their zones.
@@ -88,10 +77,7 @@ fn check(placement: &Placement, map: &ClusterMap) {
     for load in &loads {
         let (low, high) = band(load);
         assert_eq!(load.replicas, replicas[&load.disk]);
-        assert!(
-            (low..=high).contains(&load.replicas),
-            "{load:?}: {low} to {high}"
-        );
+        assert!((low..=high).contains(&load.replicas), "{load:?}: {low} to {high}");
     }
 }
 
@@ -195,13 +181,7 @@ fn a_wrong_policy_or_size_is_refused() {
     for (policy, bits) in [
         (Policy::Copies(0), 4),
         (Policy::Copies(32), 4),
-        (
-            Policy::Erasure {
-                data: 255,
-                parity: 255,
-            },
-            4,
-        ),
+        (Policy::Erasure { data: 255, parity: 255 }, 4),
         (Policy::Copies(3), BITS_MAX + 1),
     ] {
         let error = Placement::fresh(&map, policy, bits).expect_err("refused");

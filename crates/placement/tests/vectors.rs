@@ -36,16 +36,10 @@ fn map(nodes: &[(u32, u32, &[u64])]) -> ClusterMap {
         state: State::Up,
         disks: (0..)
             .zip(*disks)
-            .map(|(d, weight)| Disk {
-                id: disk_id(10 * n + d),
-                weight: *weight,
-                state: State::Up,
-            })
+            .map(|(d, weight)| Disk { id: disk_id(10 * n + d), weight: *weight, state: State::Up })
             .collect(),
     });
-    ClusterMap {
-        nodes: nodes.collect(),
-    }
+    ClusterMap { nodes: nodes.collect() }
 }
 
 #[test]
@@ -62,10 +56,7 @@ fn fragments_belong_to_the_same_shards_for_ever() {
     ];
     for (lineage, number) in fragments {
         for bits in [0, 1, 8, 12, 20] {
-            let fragment = FragmentId {
-                lineage: LineageId(lineage),
-                number,
-            };
+            let fragment = FragmentId { lineage: LineageId(lineage), number };
             let shard = shard_of(fragment, bits);
             writeln!(text, "{lineage} {number} {bits} {shard}").expect("string");
         }
@@ -89,11 +80,7 @@ fn small_placements_are_the_same_for_ever() {
     second.nodes[4].vnodes = 128;
     second.nodes[2].disks[1].state = State::Out;
     let mut text = String::new();
-    for policy in [
-        Policy::Copies(1),
-        Policy::Copies(3),
-        Policy::Erasure { data: 4, parity: 2 },
-    ] {
+    for policy in [Policy::Copies(1), Policy::Copies(3), Policy::Erasure { data: 4, parity: 2 }] {
         let wanted = Placement::with_exceptions(&first, policy, 5, &[]).expect("valid");
         let fresh = Placement::fresh(&first, policy, 5).expect("valid");
         let after = fresh.after(&second).expect("valid");
@@ -125,12 +112,7 @@ fn large_placements_are_the_same_for_ever() {
             }
         }
         let mut table = Fnv::default();
-        for Exception {
-            shard,
-            wanted,
-            instead,
-        } in p.exceptions()
-        {
+        for Exception { shard, wanted, instead } in p.exceptions() {
             table.bytes(&shard.to_le_bytes());
             table.bytes(&wanted.0);
             table.bytes(&instead.0);

@@ -21,11 +21,7 @@ fn invalid(context: String) -> Error {
 /// A key that may be long or hostile, fit for a line of an error.
 fn shown(key: &str) -> String {
     const SHOWN: usize = 64;
-    let mut text: String = key
-        .chars()
-        .take(SHOWN)
-        .flat_map(char::escape_default)
-        .collect();
+    let mut text: String = key.chars().take(SHOWN).flat_map(char::escape_default).collect();
     if key.chars().nth(SHOWN).is_some() {
         text.push_str("...");
     }
@@ -41,10 +37,7 @@ fn bytes(what: &str, key: &str) -> Result<()> {
         )));
     }
     if !key.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-        return Err(invalid(format!(
-            "registry {what} '{}' is not printable ASCII",
-            shown(key)
-        )));
+        return Err(invalid(format!("registry {what} '{}' is not printable ASCII", shown(key))));
     }
     Ok(())
 }
@@ -57,10 +50,7 @@ fn bytes(what: &str, key: &str) -> Result<()> {
 pub fn key(key: &str) -> Result<()> {
     bytes("key", key)?;
     if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(invalid(format!(
-            "registry key '{}' has an empty component",
-            shown(key)
-        )));
+        return Err(invalid(format!("registry key '{}' has an empty component", shown(key))));
     }
     Ok(())
 }
@@ -97,10 +87,7 @@ pub fn txn(txn: &Txn) -> Result<()> {
         let (Change::Put(name, _) | Change::Delete(name)) = change;
         key(name)?;
         if !changed.insert(name) {
-            return Err(invalid(format!(
-                "registry transaction changes '{}' twice",
-                shown(name)
-            )));
+            return Err(invalid(format!("registry transaction changes '{}' twice", shown(name))));
         }
         if let Change::Put(_, value) = change
             && value.len() > VALUE_BYTES_MAX
@@ -121,30 +108,12 @@ mod tests {
 
     #[test]
     fn keys_are_paths_of_printable_ascii() {
-        for good in [
-            "a",
-            "a/b",
-            "vdi/7c2b25",
-            "a b",
-            "~/!",
-            ".a/..b",
-            &"k".repeat(512),
-        ] {
+        for good in ["a", "a/b", "vdi/7c2b25", "a b", "~/!", ".a/..b", &"k".repeat(512)] {
             key(good).expect(good);
         }
-        for bad in [
-            "",
-            "/",
-            "/a",
-            "a/",
-            "a//b",
-            ".",
-            "a/../b",
-            "ä",
-            "a\n",
-            "\x7f",
-            &"k".repeat(513),
-        ] {
+        for bad in
+            ["", "/", "/a", "a/", "a//b", ".", "a/../b", "ä", "a\n", "\x7f", &"k".repeat(513)]
+        {
             assert_eq!(key(bad).expect_err(bad).kind(), ErrorKind::Invalid);
         }
         for good in ["", "a/", "/", "a//", &"k".repeat(512)] {

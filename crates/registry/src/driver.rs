@@ -35,19 +35,15 @@ impl Driver {
         };
         match (name, rest) {
             (b"local", None) => Ok(Self::Local { file: None }),
-            (b"local", Some(b"")) => Err(Error::new(
-                ErrorKind::Invalid,
-                "cluster driver 'local:' names no file",
-            )),
-            (b"local", Some(file)) => Ok(Self::Local {
-                file: Some(PathBuf::from(OsStr::from_bytes(file))),
-            }),
+            (b"local", Some(b"")) => {
+                Err(Error::new(ErrorKind::Invalid, "cluster driver 'local:' names no file"))
+            }
+            (b"local", Some(file)) => {
+                Ok(Self::Local { file: Some(PathBuf::from(OsStr::from_bytes(file))) })
+            }
             _ if Self::ELSEWHERE.iter().any(|known| known.as_bytes() == name) => Err(Error::new(
                 ErrorKind::Unsupported,
-                format!(
-                    "cluster driver '{}' is not in this build",
-                    String::from_utf8_lossy(name)
-                ),
+                format!("cluster driver '{}' is not in this build", String::from_utf8_lossy(name)),
             )),
             _ => Err(Error::new(
                 ErrorKind::Invalid,
@@ -124,19 +120,11 @@ mod tests {
     fn local_with_and_without_a_file() {
         assert_eq!(parse("local").expect("local"), Driver::Local { file: None });
         let file = parse("local:/x/y:z").expect("file");
-        assert_eq!(
-            file,
-            Driver::Local {
-                file: Some("/x/y:z".into())
-            }
-        );
+        assert_eq!(file, Driver::Local { file: Some("/x/y:z".into()) });
         let odd = OsString::from_vec(b"local:/\xff".to_vec());
         let driver = Driver::parse(&odd).expect("odd");
         assert_eq!(OsString::from(&driver), odd);
-        assert_eq!(
-            parse("local:").expect_err("empty").kind(),
-            ErrorKind::Invalid
-        );
+        assert_eq!(parse("local:").expect_err("empty").kind(), ErrorKind::Invalid);
     }
 
     #[test]
@@ -158,10 +146,7 @@ mod tests {
         let file = |store: &str| Driver::local_file(None, Path::new(store)).expect(store);
         assert_eq!(file("/x/a"), Path::new("/x/.sheepdog-local/registry.db"));
         assert_eq!(file("/x/a/"), Path::new("/x/.sheepdog-local/registry.db"));
-        assert_eq!(
-            file("/usr/lib/.."),
-            Path::new("/.sheepdog-local/registry.db")
-        );
+        assert_eq!(file("/usr/lib/.."), Path::new("/.sheepdog-local/registry.db"));
         assert!(Driver::local_file(None, Path::new("/")).is_err());
         let given = Driver::local_file(Some(Path::new("r.db")), Path::new("/x")).expect("given");
         assert!(given.is_absolute() && given.ends_with("r.db"));

@@ -49,12 +49,7 @@ impl Harness for Local {
     fn process(&self) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command
-            .args([
-                "--exact",
-                "a_process_of_the_suite",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "a_process_of_the_suite", "--ignored", "--nocapture"])
             .env(FILE, self.0.path().join("registry.db"));
         command
     }
@@ -73,15 +68,10 @@ fn a_process_of_the_suite() {
     let Some(file) = std::env::var_os(FILE) else {
         return;
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let options = LocalOptions {
-            file: file.into(),
-            member: None,
-        };
+        let options = LocalOptions { file: file.into(), member: None };
         let registry = LocalRegistry::open(options).await.expect("open");
         sheepdog_registry::conformance::child(Arc::new(registry), Duration::from_secs(5)).await;
     });

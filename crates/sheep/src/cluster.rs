@@ -32,10 +32,7 @@ pub async fn claim(registry: &dyn Registry, who: &str) -> Result<Box<dyn Session
     let session = registry.session(SESSION_TTL).await?;
     let claim = Txn {
         compares: vec![Compare::Absent(SERVING_KEY.to_owned())],
-        changes: vec![Change::Put(
-            SERVING_KEY.to_owned(),
-            Bytes::copy_from_slice(who.as_bytes()),
-        )],
+        changes: vec![Change::Put(SERVING_KEY.to_owned(), Bytes::copy_from_slice(who.as_bytes()))],
     };
     let mut holder = String::new();
     let claimed = tokio::time::timeout(CLAIM_WAIT, async {
@@ -45,9 +42,7 @@ pub async fn claim(registry: &dyn Registry, who: &str) -> Result<Box<dyn Session
             }
             let held = registry.list(SERVING_KEY).await?;
             if let Some(entry) = held.entries.first() {
-                holder = String::from_utf8_lossy(&entry.value)
-                    .escape_debug()
-                    .to_string();
+                holder = String::from_utf8_lossy(&entry.value).escape_debug().to_string();
                 let mut watch = registry.watch(SERVING_KEY, held.revision).await?;
                 match watch.next().await? {
                     WatchEvent::Committed { .. } | WatchEvent::TooOld => {}
@@ -98,10 +93,8 @@ pub async fn begin_interval(registry: &dyn Registry, disk: DiskId) -> Result<Int
             ));
         }
         let pack = ShardPack::after(before.as_ref(), disk)?;
-        let txn = Txn {
-            compares,
-            changes: vec![Change::Put(SHARDS_KEY.to_owned(), pack.encode())],
-        };
+        let txn =
+            Txn { compares, changes: vec![Change::Put(SHARDS_KEY.to_owned(), pack.encode())] };
         if let Outcome::Committed(_) = registry.commit(txn).await? {
             return Ok(pack.interval);
         }
@@ -128,11 +121,7 @@ pub async fn note_epoch(registry: &dyn Registry, me: &Me) -> Result<()> {
             .epoch
             .checked_add(1)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "all epochs are used"))?;
-        let record = EpochRecord {
-            epoch,
-            began: now(),
-            nodes,
-        };
+        let record = EpochRecord { epoch, began: now(), nodes };
         let txn = Txn {
             compares: vec![
                 Compare::Unchanged(entry.key.clone(), entry.modified),
@@ -149,8 +138,5 @@ pub async fn note_epoch(registry: &dyn Registry, me: &Me) -> Result<()> {
 }
 
 fn too_many(what: &str) -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        format!("{what} changed {TRIES} times in between"),
-    )
+    Error::new(ErrorKind::Conflict, format!("{what} changed {TRIES} times in between"))
 }

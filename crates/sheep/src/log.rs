@@ -54,10 +54,7 @@ impl Level {
     /// The level of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::NAMES
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, level)| *level)
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, level)| *level)
     }
 
     /// What passes; our lines have four levels.
@@ -135,10 +132,7 @@ impl Log {
             Destination::Syslog => Sink::syslog(),
             Destination::Stdout => Sink::Stdout,
         };
-        Ok(Self {
-            format: options.format,
-            sink: Arc::new(Mutex::new(sink)),
-        })
+        Ok(Self { format: options.format, sink: Arc::new(Mutex::new(sink)) })
     }
 
     /// Makes it the log of the process. Later calls change nothing.
@@ -149,10 +143,7 @@ impl Log {
 
     /// As a layer, without making it the log of the process.
     fn with_level<S: Subscriber>(self, level: Level) -> impl Layer<S> {
-        Filtered {
-            log: self,
-            filter: level.filter(),
-        }
+        Filtered { log: self, filter: level.filter() }
     }
 
     /// Opens the file anew, after something else has moved it away.

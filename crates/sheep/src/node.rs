@@ -41,11 +41,7 @@ impl Me {
     /// As the history of the cluster shows it.
     #[must_use]
     pub fn epoch_node(&self) -> EpochNode {
-        EpochNode {
-            host: self.address.to_string(),
-            port: self.port,
-            vnodes: self.vnodes,
-        }
+        EpochNode { host: self.address.to_string(), port: self.port, vnodes: self.vnodes }
     }
 }
 
@@ -138,10 +134,7 @@ impl Node {
         if !lock(&self.imports).insert(vid) {
             return Err(Error::new(ErrorKind::Locked, "another import is running"));
         }
-        Ok(ImportMark {
-            node: Arc::clone(self),
-            vid,
-        })
+        Ok(ImportMark { node: Arc::clone(self), vid })
     }
 
     /// Whether an import's connection lives.

@@ -53,23 +53,11 @@ enum Opt {
 }
 
 const fn spec(id: Opt, short: char, long: &'static str, arg: Arg) -> Spec<Opt> {
-    Spec {
-        id,
-        short: Some(short),
-        long,
-        arg,
-        hidden: false,
-    }
+    Spec { id, short: Some(short), long, arg, hidden: false }
 }
 
 const fn long(id: Opt, long: &'static str, arg: Arg) -> Spec<Opt> {
-    Spec {
-        id,
-        short: None,
-        long,
-        arg,
-        hidden: false,
-    }
+    Spec { id, short: None, long, arg, hidden: false }
 }
 
 const SPECS: [Spec<Opt>; 27] = [
@@ -99,13 +87,7 @@ const SPECS: [Spec<Opt>; 27] = [
     long(Opt::NbdGroup, "nbd-group", Arg::Yes),
     long(Opt::Config, "config", Arg::Yes),
     long(Opt::Io, "io", Arg::Yes),
-    Spec {
-        id: Opt::Daemonized,
-        short: None,
-        long: DAEMONIZED,
-        arg: Arg::No,
-        hidden: true,
-    },
+    Spec { id: Opt::Daemonized, short: None, long: DAEMONIZED, arg: Arg::No, hidden: true },
 ];
 
 /// The option by which a sheep that becomes a daemon tells its child so.
@@ -164,10 +146,7 @@ pub struct Refusal {
 
 impl Refusal {
     fn new(line: impl Into<String>) -> Self {
-        Self {
-            line: line.into(),
-            help: None,
-        }
+        Self { line: line.into(), help: None }
     }
 }
 
@@ -220,10 +199,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Action, Refusa
 }
 
 fn misuse(bad: &Bad<Opt>) -> Refusal {
-    Refusal {
-        line: bad.line.clone(),
-        help: bad.id.and_then(help::long),
-    }
+    Refusal { line: bad.line.clone(), help: bad.id.and_then(help::long) }
 }
 
 /// User input as it may be shown: one line, no control characters.
@@ -318,7 +294,5 @@ impl Settings {
 fn not_yet(opt: Opt) -> Refusal {
     let spec = SPECS.iter().find(|s| s.id == opt);
     let (short, long) = spec.map_or((' ', ""), |s| (s.short.unwrap_or(' '), s.long));
-    Refusal::new(format!(
-        "option '-{short}' (--{long}) is not supported by this version"
-    ))
+    Refusal::new(format!("option '-{short}' (--{long}) is not supported by this version"))
 }

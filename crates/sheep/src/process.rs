@@ -121,9 +121,7 @@ fn serve(
         .build()
         .map_err(|e| format!("cannot start: {e}"))?;
     runtime.block_on(async {
-        let started = start::start(options, &store, spawn_worker)
-            .await
-            .map_err(|e| told(&e))?;
+        let started = start::start(options, &store, spawn_worker).await.map_err(|e| told(&e))?;
         until_told_to_leave(started, &log, starter).await
     })
 }
@@ -133,13 +131,7 @@ async fn until_told_to_leave(
     log: &Log,
     starter: &mut Starter,
 ) -> Result<(), String> {
-    let Started {
-        node,
-        control,
-        sockets,
-        claim,
-        registry,
-    } = started;
+    let Started { node, control, sockets, claim, registry } = started;
     let handle = |kind| signal(kind).map_err(|e| format!("cannot handle signals: {e}"));
     let mut terminate = handle(SignalKind::terminate())?;
     let mut interrupt = handle(SignalKind::interrupt())?;
@@ -147,10 +139,7 @@ async fn until_told_to_leave(
     let mut claim_state = claim.state();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&node)));
     let serving = tokio::spawn(control::serve(Arc::clone(&node), control));
-    tracing::info!(
-        "sheepdog daemon (version {}) started",
-        env!("CARGO_PKG_VERSION")
-    );
+    tracing::info!("sheepdog daemon (version {}) started", env!("CARGO_PKG_VERSION"));
     let mut failed = None;
     if let Err(error) = starter.ready() {
         failed = Some(format!("whoever started the daemon is gone: {error}"));
@@ -229,9 +218,7 @@ fn stop_on_panic() {
     std::panic::set_hook(Box::new(|info| {
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("?").to_owned();
-        let place = info
-            .location()
-            .map_or_else(String::new, ToString::to_string);
+        let place = info.location().map_or_else(String::new, ToString::to_string);
         let payload = info.payload();
         let why = payload
             .downcast_ref::<&str>()

@@ -43,8 +43,7 @@ pub fn spawn(config: WorkerConfig, directory: Arc<dyn VdiDirectory>) -> Result<A
             }
         })
         .map_err(|e| Error::with_source(ErrorKind::Internal, "start the data worker", e))?;
-    open.recv()
-        .map_err(|_| Error::new(ErrorKind::Internal, "the data worker ended at once"))??;
+    open.recv().map_err(|_| Error::new(ErrorKind::Internal, "the data worker ended at once"))??;
     Ok(Arc::new(Remote::new(jobs, queue, thread)))
 }
 
@@ -77,11 +76,7 @@ fn work(
         report.fragments,
         report.batches,
         report.records,
-        if report.torn_tail {
-            ", an unfinished batch dropped"
-        } else {
-            ""
-        }
+        if report.torn_tail { ", an unfinished batch dropped" } else { "" }
     );
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {

@@ -49,10 +49,7 @@ fn me() -> Me {
 }
 
 async fn registry(dir: &Path) -> LocalRegistry {
-    let options = LocalOptions {
-        file: dir.join("registry.db"),
-        member: None,
-    };
+    let options = LocalOptions { file: dir.join("registry.db"), member: None };
     LocalRegistry::open(options).await.expect("registry")
 }
 
@@ -120,10 +117,7 @@ impl Dog {
     {
         let opened = Connection::open(stream, Hello::ours("test")).await;
         let (connection, driver) = opened.expect("hello");
-        Self {
-            connection,
-            driver: tokio::spawn(driver.run()),
-        }
+        Self { connection, driver: tokio::spawn(driver.run()) }
     }
 
     async fn call<C: Call>(&mut self, request: C) -> Result<C::Reply> {
@@ -146,19 +140,12 @@ impl Dog {
 
     async fn write(&mut self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let data = vec![Bytes::copy_from_slice(data)];
-        let written = self
-            .connection
-            .exchange(&Write { handle, offset }, data)
-            .await;
+        let written = self.connection.exchange(&Write { handle, offset }, data).await;
         written.map(drop)
     }
 
     async fn read(&mut self, handle: u64, offset: u64, len: u32) -> Result<Vec<ReadSegment>> {
-        let read = Read {
-            handle,
-            offset,
-            len,
-        };
+        let read = Read { handle, offset, len };
         let (reply, bulk) = self.connection.exchange(&read, Vec::new()).await?;
         reply.split(bulk, len.into())
     }
@@ -171,32 +158,19 @@ impl Dog {
 }
 
 fn format_of(store: &str) -> ClusterFormat {
-    ClusterFormat {
-        store: store.to_owned(),
-        ..ClusterFormat::default()
-    }
+    ClusterFormat { store: store.to_owned(), ..ClusterFormat::default() }
 }
 
 fn named(name: &str) -> Option<VdiSelector> {
-    Some(VdiSelector {
-        name: name.to_owned(),
-        ..VdiSelector::default()
-    })
+    Some(VdiSelector { name: name.to_owned(), ..VdiSelector::default() })
 }
 
 fn vdi(name: &str, size: u64) -> VdiCreate {
-    VdiCreate {
-        name: name.to_owned(),
-        size,
-        ..VdiCreate::default()
-    }
+    VdiCreate { name: name.to_owned(), size, ..VdiCreate::default() }
 }
 
 fn open(name: &str) -> VdiOpen {
-    VdiOpen {
-        vdi: named(name),
-        read_only: false,
-    }
+    VdiOpen { vdi: named(name), read_only: false }
 }
 
 fn delete(name: &str) -> VdiDelete {
@@ -204,9 +178,7 @@ fn delete(name: &str) -> VdiDelete {
 }
 
 fn import(name: &str, size: u64) -> ImportBegin {
-    ImportBegin {
-        create: Some(vdi(name, size)),
-    }
+    ImportBegin { create: Some(vdi(name, size)) }
 }
 
 async fn names(dog: &mut Dog) -> Vec<String> {
@@ -235,10 +207,7 @@ async fn everything_waits_for_a_format() {
     assert_eq!(dog.refused(import("a", 1)).await, waiting);
     assert_eq!(dog.refused(NodeInfo::default()).await, waiting);
     let nodes = dog.call(NodeList::default()).await.expect("nodes").nodes;
-    assert_eq!(
-        (nodes.len(), nodes[0].vnodes, nodes[0].port),
-        (1, 128, 7000)
-    );
+    assert_eq!((nodes.len(), nodes[0].vnodes, nodes[0].port), (1, 128, 7000));
     assert_eq!(nodes[0].zone, 16_777_343);
     assert!(VdiDirectory::list(&*sheep.node).await.is_empty());
     sheep.stop().await;
@@ -281,17 +250,11 @@ async fn a_format_makes_the_cluster_and_another_one_wipes_it() {
     let anew = dog.call(again).await.expect("format again");
     assert_ne!(anew.cluster_id, made.cluster_id);
     assert!(names(&mut dog).await.is_empty());
-    assert_eq!(
-        dog.read(handle, 0, 1).await.expect_err("gone").kind(),
-        ErrorKind::NotFound
-    );
+    assert_eq!(dog.read(handle, 0, 1).await.expect_err("gone").kind(), ErrorKind::NotFound);
     dog.create("a", MIB).await;
     let info = dog.call(VdiLookup { vdi: named("a") }).await.expect("vdi");
     let entry = info.vdi.expect("entry");
-    assert_eq!(
-        entry.redundancy,
-        Some(RedundancyInfo { data: 1, parity: 0 })
-    );
+    assert_eq!(entry.redundancy, Some(RedundancyInfo { data: 1, parity: 0 }));
     assert_eq!(entry.object_shift, 24);
     sheep.stop().await;
 }
@@ -304,19 +267,10 @@ async fn vdis_are_made_grown_renamed_and_listed() {
     assert_eq!(dog.refused(vdi("test", 1)).await.0, ErrorKind::Exists);
     assert_eq!(dog.refused(vdi("", 1)).await.0, ErrorKind::Invalid);
     assert_eq!(dog.refused(vdi("a\nb", 1)).await.0, ErrorKind::Invalid);
-    assert_eq!(
-        dog.refused(vdi("big", (4 << 40) + 1)).await.0,
-        ErrorKind::Invalid
-    );
-    let small = VdiCreate {
-        object_shift: 19,
-        ..vdi("small", 1)
-    };
+    assert_eq!(dog.refused(vdi("big", (4 << 40) + 1)).await.0, ErrorKind::Invalid);
+    let small = VdiCreate { object_shift: 19, ..vdi("small", 1) };
     assert_eq!(dog.refused(small).await.0, ErrorKind::Invalid);
-    let grow = |name: &str, size| VdiResize {
-        name: name.to_owned(),
-        size,
-    };
+    let grow = |name: &str, size| VdiResize { name: name.to_owned(), size };
     let grown = dog.call(grow("test", 65 * MIB)).await.expect("grow");
     assert_eq!(grown.vdi.expect("vdi").size, 65 * MIB);
     let (kind, line) = dog.refused(grow("test", MIB)).await;
@@ -329,22 +283,13 @@ async fn vdis_are_made_grown_renamed_and_listed() {
         name: name.to_owned(),
         new_name: new_name.to_owned(),
     };
-    assert_eq!(
-        dog.refused(rename("test", "other")).await.0,
-        ErrorKind::Exists
-    );
-    assert_eq!(
-        dog.refused(rename("none", "x")).await.0,
-        ErrorKind::NotFound
-    );
+    assert_eq!(dog.refused(rename("test", "other")).await.0, ErrorKind::Exists);
+    assert_eq!(dog.refused(rename("none", "x")).await.0, ErrorKind::NotFound);
     dog.call(rename("test", "moved")).await.expect("rename");
     let list = dog.call(VdiList::default()).await.expect("list").vdis;
     let order: Vec<_> = list.iter().map(|vdi| vdi.vid).collect();
     assert!(order.is_sorted());
-    let one = VdiList {
-        name: "moved".to_owned(),
-        ..VdiList::default()
-    };
+    let one = VdiList { name: "moved".to_owned(), ..VdiList::default() };
     assert_eq!(dog.call(one).await.expect("list").vdis.len(), 1);
     let info = dog.call(NodeInfo::default()).await.expect("info");
     assert_eq!(info.virtual_bytes, 65 * MIB);
@@ -362,20 +307,10 @@ async fn bytes_come_back_and_are_counted() {
     let handle = opened.handle;
     let data: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
     dog.write(handle, 5 * MIB - 77, &data).await.expect("write");
-    dog.write(handle, 16 * MIB, b"12345")
-        .await
-        .expect("the very end");
-    let zeroes = WriteZeroes {
-        handle,
-        offset: 9 * MIB,
-        len: 4096,
-        kind: ZeroKind::Reserve.into(),
-    };
+    dog.write(handle, 16 * MIB, b"12345").await.expect("the very end");
+    let zeroes = WriteZeroes { handle, offset: 9 * MIB, len: 4096, kind: ZeroKind::Reserve.into() };
     dog.call(zeroes).await.expect("zeroes");
-    let segments = dog
-        .read(handle, 5 * MIB - 8192, 30_000)
-        .await
-        .expect("read");
+    let segments = dog.read(handle, 5 * MIB - 8192, 30_000).await.expect("read");
     let bytes: Vec<u8> = segments
         .iter()
         .flat_map(|segment| match segment {
@@ -390,11 +325,7 @@ async fn bytes_come_back_and_are_counted() {
     let mut offset = 0;
     while offset < opened.size {
         let len = opened.size - offset;
-        let map = Map {
-            handle,
-            offset,
-            len,
-        };
+        let map = Map { handle, offset, len };
         for extent in dog.call(map).await.expect("map").extents {
             kinds.push(SegmentKind::try_from(extent.kind).expect("kind"));
             offset += extent.len;
@@ -404,10 +335,7 @@ async fn bytes_come_back_and_are_counted() {
     use SegmentKind::{Data, Hole, Zero};
     assert_eq!(kinds, [Hole, Data, Hole, Zero, Hole, Data]);
 
-    let info = dog
-        .call(VdiInfo { vdi: named("disk") })
-        .await
-        .expect("info");
+    let info = dog.call(VdiInfo { vdi: named("disk") }).await.expect("info");
     let entry = info.vdi.expect("entry");
     // Objects of 4 MiB: the one with data, the one with reserved space, the last.
     assert_eq!((entry.used, entry.shared), (3 * 4 * MIB, 0));
@@ -432,42 +360,20 @@ async fn what_lies_beyond_the_end_is_refused() {
         beyond(dog.read(handle, offset, len).await.expect_err("read"));
         let data = vec![1; len as usize];
         beyond(dog.write(handle, offset, &data).await.expect_err("write"));
-        let zeroes = WriteZeroes {
-            handle,
-            offset,
-            len: len.into(),
-            kind: ZeroKind::Discard.into(),
-        };
+        let zeroes =
+            WriteZeroes { handle, offset, len: len.into(), kind: ZeroKind::Discard.into() };
         beyond(dog.call(zeroes).await.expect_err("zeroes"));
-        let map = Map {
-            handle,
-            offset,
-            len: len.into(),
-        };
+        let map = Map { handle, offset, len: len.into() };
         beyond(dog.call(map).await.expect_err("map"));
     }
     assert!(dog.read(handle, MIB, 0).await.expect("nothing").is_empty());
-    let zeroes = WriteZeroes {
-        handle,
-        offset: 0,
-        len: 1,
-        kind: 7,
-    };
+    let zeroes = WriteZeroes { handle, offset: 0, len: 1, kind: 7 };
     assert_eq!(dog.refused(zeroes).await.0, ErrorKind::Invalid);
-    assert_eq!(
-        dog.refused(Flush { handle: 99 }).await.0,
-        ErrorKind::Invalid
-    );
-    let read_only = VdiOpen {
-        read_only: true,
-        ..open("disk")
-    };
+    assert_eq!(dog.refused(Flush { handle: 99 }).await.0, ErrorKind::Invalid);
+    let read_only = VdiOpen { read_only: true, ..open("disk") };
     let reader = dog.call(read_only).await.expect("open").handle;
     assert_eq!(
-        dog.write(reader, 0, b"x")
-            .await
-            .expect_err("read-only")
-            .kind(),
+        dog.write(reader, 0, b"x").await.expect_err("read-only").kind(),
         ErrorKind::ReadOnly
     );
     dog.call(Flush { handle }).await.expect("flush");
@@ -498,18 +404,8 @@ async fn a_deletion_frees_the_name_at_once_and_the_space_later() {
     assert!(names(&mut dog).await.is_empty());
     let gone = other.write(handle, 0, b"x").await.expect_err("gone");
     assert_eq!(gone.kind(), ErrorKind::NotFound);
-    assert_eq!(
-        other.read(handle, 0, 1).await.expect_err("gone").kind(),
-        ErrorKind::NotFound
-    );
-    assert!(
-        sheep
-            .plane
-            .disconnected
-            .lock()
-            .expect("lock")
-            .contains(&vid)
-    );
+    assert_eq!(other.read(handle, 0, 1).await.expect_err("gone").kind(), ErrorKind::NotFound);
+    assert!(sheep.plane.disconnected.lock().expect("lock").contains(&vid));
     let second = dog.create("disk", MIB).await;
     assert_ne!(vid, second);
     assert!(!sheep.plane.is_swept(lineage, vid));
@@ -586,10 +482,7 @@ async fn an_import_is_refused_until_it_is_finished() {
     dog.write(opened.handle, 0, b"half").await.expect("write");
     let mut other = sheep.dog().await;
     assert_eq!(other.refused(open("image")).await.0, ErrorKind::Incomplete);
-    assert_eq!(
-        other.refused(import("image", MIB)).await.0,
-        ErrorKind::Locked
-    );
+    assert_eq!(other.refused(import("image", MIB)).await.0, ErrorKind::Locked);
     assert_eq!(other.refused(vdi("image", MIB)).await.0, ErrorKind::Exists);
     let by_nbd = VdiDirectory::open(&*sheep.node, "image").await;
     assert_eq!(by_nbd.expect_err("nbd").kind(), ErrorKind::Incomplete);
@@ -606,23 +499,13 @@ async fn an_import_is_refused_until_it_is_finished() {
     assert_ne!(opened.vdi.as_ref().expect("vdi").vid, first);
     let read = other.read(opened.handle, 0, 4).await.expect("read");
     assert_eq!(read, [ReadSegment::Hole(4)]);
-    let finish = ImportFinish {
-        handle: opened.handle,
-    };
+    let finish = ImportFinish { handle: opened.handle };
     let done = other.call(finish).await.expect("finish");
     assert!(!done.vdi.expect("vdi").incomplete);
     assert_eq!(other.refused(finish).await.0, ErrorKind::Invalid);
-    other
-        .write(opened.handle, 0, b"more")
-        .await
-        .expect("still open");
-    assert_eq!(
-        other.refused(import("image", MIB)).await.0,
-        ErrorKind::Exists
-    );
-    VdiDirectory::open(&*sheep.node, "image")
-        .await
-        .expect("nbd");
+    other.write(opened.handle, 0, b"more").await.expect("still open");
+    assert_eq!(other.refused(import("image", MIB)).await.0, ErrorKind::Exists);
+    VdiDirectory::open(&*sheep.node, "image").await.expect("nbd");
     sheep.stop().await;
 }
 
@@ -738,29 +621,18 @@ async fn a_formatted_cluster_keeps_to_its_disk_and_counts_epochs() {
     let sheep = Sheep::formatted().await;
     let registry = Arc::clone(sheep.node.tables.registry());
     let disk = DiskId([1; 16]);
-    begin_interval(&*registry, disk)
-        .await
-        .expect("first start after the format");
+    begin_interval(&*registry, disk).await.expect("first start after the format");
     let refused = begin_interval(&*registry, DiskId([2; 16])).await;
-    assert_eq!(
-        refused.expect_err("another disk").kind(),
-        ErrorKind::Invalid
-    );
+    assert_eq!(refused.expect_err("another disk").kind(), ErrorKind::Invalid);
     note_epoch(&*registry, &me()).await.expect("same address");
     let mut moved = me();
     moved.port = 7001;
     note_epoch(&*registry, &moved).await.expect("another port");
     let mut dog = sheep.dog().await;
     let info = dog.call(ClusterInfo::default()).await.expect("info");
-    let epochs: Vec<_> = info
-        .epochs
-        .iter()
-        .map(|e| (e.epoch, e.nodes[0].port))
-        .collect();
+    let epochs: Vec<_> = info.epochs.iter().map(|e| (e.epoch, e.nodes[0].port)).collect();
     assert_eq!(epochs, [(2, 7001), (1, 7000)]);
-    let identity = Identity::read(sheep.dir.path())
-        .expect("read")
-        .expect("there");
+    let identity = Identity::read(sheep.dir.path()).expect("read").expect("there");
     // This test's node joined no registry by a driver string.
     assert!(identity.is_empty());
     sheep.stop().await;
@@ -798,9 +670,7 @@ async fn a_leaving_sheep_finishes_what_it_has_taken() {
     let connection = dog.connection.clone();
     let writing = tokio::spawn(async move {
         let data = vec![Bytes::from(vec![9; 4096])];
-        connection
-            .exchange(&Write { handle, offset: 0 }, data)
-            .await
+        connection.exchange(&Write { handle, offset: 0 }, data).await
     });
     while sheep.plane.begun.load(Ordering::SeqCst) == 0 {
         tokio::task::yield_now().await;

@@ -86,10 +86,7 @@ impl Place {
         let output = self.run(&[]);
         assert!(output.status.success(), "{output:?}");
         assert!(output.stdout.is_empty() && output.stderr.is_empty());
-        Daemon {
-            place: self,
-            pid: self.pid(),
-        }
+        Daemon { place: self, pid: self.pid() }
     }
 }
 
@@ -173,12 +170,7 @@ fn a_daemon_serves_when_its_start_returns_and_leaves_nothing_behind() {
     assert!(place.log().contains(&started), "{}", place.log());
     // It is nobody's child and in a session of its own.
     let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid)).expect("stat");
-    let fields: Vec<_> = stat
-        .rsplit(") ")
-        .next()
-        .expect("fields")
-        .split(' ')
-        .collect();
+    let fields: Vec<_> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
     assert_eq!(fields[3], daemon.pid.to_string(), "session");
     let cwd = fs::read_link(format!("/proc/{}/cwd", daemon.pid)).expect("cwd");
     assert_eq!(cwd, Path::new("/"));
@@ -188,19 +180,8 @@ fn a_daemon_serves_when_its_start_returns_and_leaves_nothing_behind() {
     }
 
     daemon.stop();
-    assert!(
-        place
-            .log()
-            .lines()
-            .last()
-            .expect("lines")
-            .ends_with(" shutdown")
-    );
-    for gone in [
-        place.pid_file(),
-        place.store().join("sock"),
-        place.store().join("nbd.sock"),
-    ] {
+    assert!(place.log().lines().last().expect("lines").ends_with(" shutdown"));
+    for gone in [place.pid_file(), place.store().join("sock"), place.store().join("nbd.sock")] {
         assert!(!gone.exists(), "{}", gone.display());
     }
     assert!(TcpStream::connect(("127.0.0.1", place.port)).is_err());
@@ -236,10 +217,7 @@ fn one_store_one_port_one_sheep() {
     let place = Place::new();
     let daemon = place.daemon();
     let store = place.store();
-    assert_eq!(
-        place.refused(&[]),
-        format!("another sheep daemon is using {}", store.display())
-    );
+    assert_eq!(place.refused(&[]), format!("another sheep daemon is using {}", store.display()));
     assert_eq!(
         place.refused(&["-f"]),
         format!("another sheep daemon is using {}", store.display())
@@ -249,10 +227,7 @@ fn one_store_one_port_one_sheep() {
     second.port = place.port;
     assert_eq!(
         second.refused(&[]),
-        format!(
-            "cannot listen on port {}: Address already in use (os error 98)",
-            place.port
-        )
+        format!("cannot listen on port {}: Address already in use (os error 98)", place.port)
     );
     assert!(second.log().contains("cannot listen on port"));
     assert!(!second.store().join("data").exists());
@@ -274,10 +249,7 @@ fn one_store_one_port_one_sheep() {
         .output()
         .expect("run");
     let line = refusal(&output);
-    assert!(
-        line.starts_with("the cluster is served by another sheep (127.0.0.1:"),
-        "{line}"
-    );
+    assert!(line.starts_with("the cluster is served by another sheep (127.0.0.1:"), "{line}");
     daemon.stop();
 }
 
@@ -293,15 +265,9 @@ fn unusable_paths_are_named() {
     let output = Command::new(SHEEP).arg(&deep).output().expect("run");
     assert_eq!(
         refusal(&output),
-        format!(
-            "cannot create {}: No such file or directory (os error 2)",
-            deep.display()
-        )
+        format!("cannot create {}: No such file or directory (os error 2)", deep.display())
     );
-    let output = Command::new(SHEEP)
-        .arg("/proc/sheep")
-        .output()
-        .expect("run");
+    let output = Command::new(SHEEP).arg("/proc/sheep").output().expect("run");
     assert!(refusal(&output).starts_with("cannot create /proc/sheep: "));
 
     let no_log = place.refused(&["-l", "dir=/no/such"]);
@@ -322,15 +288,9 @@ fn a_store_that_is_not_whole_is_refused() {
     let text = fs::read_to_string(&identity).expect("identity");
     let shown = place.store().display().to_string();
     fs::write(&identity, text.replace("format = 1", "format = 2")).expect("write");
-    assert_eq!(
-        place.refused(&[]),
-        format!("the store {shown} was written by a newer version")
-    );
+    assert_eq!(place.refused(&[]), format!("the store {shown} was written by a newer version"));
     fs::write(&identity, "garbage").expect("write");
-    assert_eq!(
-        place.refused(&[]),
-        format!("{} is damaged: it is not TOML", identity.display())
-    );
+    assert_eq!(place.refused(&[]), format!("{} is damaged: it is not TOML", identity.display()));
     fs::remove_file(&identity).expect("remove");
     assert_eq!(
         place.refused(&[]),
@@ -348,17 +308,11 @@ fn a_store_that_is_not_whole_is_refused() {
 fn bad_options_end_before_anything_is_touched() {
     let place = Place::new();
     assert_eq!(place.refused(&["-p", "0"]), "Invalid port number '0'");
-    assert_eq!(
-        place.refused(&["-g"]),
-        "option '-g' (--gateway) is not supported by this version"
-    );
+    assert_eq!(place.refused(&["-g"]), "option '-g' (--gateway) is not supported by this version");
     let output = place.run(&["-c", "accord"]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        text.starts_with("Invalid cluster driver 'accord'\n\nAvailable"),
-        "{text}"
-    );
+    assert!(text.starts_with("Invalid cluster driver 'accord'\n\nAvailable"), "{text}");
     assert!(!place.store().exists());
     let help = place.run(&["-h"]);
     assert!(help.status.success() && help.stderr.is_empty());
@@ -375,10 +329,7 @@ fn a_worker_that_fails_or_panics_is_told_to_the_caller() {
     };
     let output = failing("SHEEP_TEST_FAIL");
     let line = refusal(&output.expect("run"));
-    assert!(
-        line.starts_with("disk ") && line.ends_with(" is broken"),
-        "{line}"
-    );
+    assert!(line.starts_with("disk ") && line.ends_with(" is broken"), "{line}");
     assert!(place.log().contains(&line));
     assert!(!place.pid_file().exists());
 
@@ -397,9 +348,7 @@ fn in_the_foreground_the_service_manager_is_told() {
     let place = Place::new();
     let notify = place.dir.path().join("notify");
     let manager = UnixDatagram::bind(&notify).expect("bind");
-    manager
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .expect("timeout");
+    manager.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
     let mut child = place
         .command(&["-f", "-l", "dst=stdout"])
         .env("NOTIFY_SOCKET", &notify)
@@ -420,42 +369,25 @@ fn in_the_foreground_the_service_manager_is_told() {
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     assert!(child.wait().expect("wait").success());
     let mut text = String::new();
-    child
-        .stdout
-        .take()
-        .expect("stdout")
-        .read_to_string(&mut text)
-        .expect("read");
-    assert!(
-        text.lines().last().expect("lines").ends_with(" shutdown"),
-        "{text}"
-    );
+    child.stdout.take().expect("stdout").read_to_string(&mut text).expect("read");
+    assert!(text.lines().last().expect("lines").ends_with(" shutdown"), "{text}");
     assert!(!place.store().join("sheep.log").exists());
 }
 
 /// As `dog cluster format` and then `dog vdi create`.
 fn format_and_create(port: u16, vdi: &str) {
     use sheepdog_wire::{ClusterFormat, Connection, Hello, VdiCreate};
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     runtime.block_on(async {
         let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await;
         let hello = Hello::ours("test");
         let opened = Connection::open(stream.expect("connect"), hello).await;
         let (connection, driver) = opened.expect("hello");
         let talk = async {
-            let format = ClusterFormat {
-                store: "plain".to_owned(),
-                ..ClusterFormat::default()
-            };
+            let format = ClusterFormat { store: "plain".to_owned(), ..ClusterFormat::default() };
             connection.call(&format).await.expect("format");
-            let create = VdiCreate {
-                name: vdi.to_owned(),
-                size: 1 << 20,
-                ..VdiCreate::default()
-            };
+            let create = VdiCreate { name: vdi.to_owned(), size: 1 << 20, ..VdiCreate::default() };
             connection.call(&create).await.expect("create");
         };
         tokio::select! {

@@ -30,21 +30,9 @@ struct Load {
 }
 
 const LOADS: [Load; 3] = [
-    Load {
-        name: "durable write 4 KiB",
-        write: true,
-        bytes: 4096,
-    },
-    Load {
-        name: "durable write 8 KiB",
-        write: true,
-        bytes: 8192,
-    },
-    Load {
-        name: "read 4 KiB",
-        write: false,
-        bytes: 4096,
-    },
+    Load { name: "durable write 4 KiB", write: true, bytes: 4096 },
+    Load { name: "durable write 8 KiB", write: true, bytes: 8192 },
+    Load { name: "read 4 KiB", write: false, bytes: 4096 },
 ];
 
 /// What one round found.
@@ -59,11 +47,7 @@ impl Round {
     fn new(mut times: Vec<Duration>, all: Duration) -> Self {
         times.sort_unstable();
         let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        Self {
-            p50: at(50),
-            p99: at(99),
-            per_second: times.len() as f64 / all.as_secs_f64(),
-        }
+        Self { p50: at(50), p99: at(99), per_second: times.len() as f64 / all.as_secs_f64() }
     }
 }
 
@@ -103,18 +87,9 @@ async fn through(engine: &mut dyn Engine, load: Load, depth: usize, ops: u64, se
             let offset = offsets.next(load.bytes);
             starts.push(Instant::now());
             let what = if load.write {
-                DiskOp::Write {
-                    area: Area::Log,
-                    offset,
-                    data: vec![data.clone()],
-                    durable: true,
-                }
+                DiskOp::Write { area: Area::Log, offset, data: vec![data.clone()], durable: true }
             } else {
-                DiskOp::Read {
-                    area: Area::Log,
-                    offset,
-                    len: load.bytes,
-                }
+                DiskOp::Read { area: Area::Log, offset, len: load.bytes }
             };
             engine.submit(OpId(started), what);
             started += 1;
@@ -158,10 +133,7 @@ fn plain(areas: &Areas, load: Load, depth: usize, ops: u64, seed: u64) -> Round 
                 })
             })
             .collect();
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().expect("a thread that works"))
-            .collect()
+        threads.into_iter().flat_map(|t| t.join().expect("a thread that works")).collect()
     });
     Round::new(times, begin.elapsed())
 }
@@ -196,9 +168,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         engine.set_durable_method(DurableMethod::Dsync);
         engines.push(engine);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     println!("load, depth, how: p50 us, p99 us, operations per second");
     for load in LOADS {
         for (depth, ops) in DEPTHS.into_iter().zip(OPS) {
@@ -211,9 +181,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                     results.push(runtime.block_on(round));
                 }
             }
-            let names = ["system calls"]
-                .into_iter()
-                .chain(engines.iter().map(|e| e.name()));
+            let names = ["system calls"].into_iter().chain(engines.iter().map(|e| e.name()));
             for (name, rounds) in names.zip(&results) {
                 println!(
                     "{:20} {depth:3} {name:17} {:8.1} {:8.1} {:9.0}",

@@ -82,9 +82,7 @@ impl Areas {
             return Ok(end);
         }
         let size = self.data.metadata()?.len();
-        Ok(end
-            .min(size.next_multiple_of(self.align as u64))
-            .max(offset))
+        Ok(end.min(size.next_multiple_of(self.align as u64)).max(offset))
     }
 
     /// Says once that reserving space does nothing here.
@@ -103,10 +101,7 @@ pub(crate) fn direct_align(file: &File) -> Option<(usize, usize)> {
     let stat = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
     StatxFlags::from_bits_retain(stat.stx_mask)
         .contains(StatxFlags::DIOALIGN)
-        .then_some((
-            stat.stx_dio_mem_align as usize,
-            stat.stx_dio_offset_align as usize,
-        ))
+        .then_some((stat.stx_dio_mem_align as usize, stat.stx_dio_offset_align as usize))
 }
 
 /// The store's error for one of the operating system; `what` says what was tried.
@@ -115,10 +110,7 @@ pub(crate) fn disk_error(what: &str, error: &io::Error) -> DiskError {
         Some(libc::ENOSPC | libc::EDQUOT) => DiskErrorKind::NoSpace,
         _ => DiskErrorKind::Io,
     };
-    DiskError {
-        kind,
-        text: format!("{what}: {error}"),
-    }
+    DiskError { kind, text: format!("{what}: {error}") }
 }
 
 /// The name of an area in messages.

@@ -104,11 +104,7 @@ impl Engine for Blocking {
             };
             self.shared.finish(Completion { op, result });
         } else {
-            self.queued.push(Job {
-                op,
-                what,
-                method: self.method,
-            });
+            self.queued.push(Job { op, what, method: self.method });
         }
     }
 
@@ -177,10 +173,7 @@ impl Shared {
                     match queue.jobs.pop_front() {
                         Some(job) => break job,
                         None => {
-                            queue = self
-                                .wake
-                                .wait(queue)
-                                .unwrap_or_else(PoisonError::into_inner);
+                            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
                         }
                     }
                 }
@@ -208,18 +201,10 @@ fn perform(areas: &Areas, what: DiskOp, method: DurableMethod) -> Result<Bytes, 
         DiskOp::Read { area, offset, len } => {
             read(areas, area, offset, len).map_err(|e| failed("read", area, offset, &e))
         }
-        DiskOp::Write {
-            area,
-            offset,
-            data,
-            durable,
-        } => {
+        DiskOp::Write { area, offset, data, durable } => {
             let flush = durable && method == DurableMethod::Flush;
-            let flags = if durable && !flush {
-                ReadWriteFlags::DSYNC
-            } else {
-                ReadWriteFlags::empty()
-            };
+            let flags =
+                if durable && !flush { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
             write(areas, area, offset, &data, flags)
                 .and_then(|()| if flush { sync(areas, area) } else { Ok(()) })
                 .map(|()| Bytes::new())
@@ -251,10 +236,7 @@ fn read(areas: &Areas, area: Area, offset: u64, len: usize) -> io::Result<Bytes>
     let buf = &mut pages.as_mut()[..len];
     let mut done = 0;
     while done < len {
-        match areas
-            .file(area)
-            .read_at(&mut buf[done..], offset + done as u64)
-        {
+        match areas.file(area).read_at(&mut buf[done..], offset + done as u64) {
             Ok(0) => break,
             Ok(n) if done + n == len => done = len,
             Ok(n) => {
@@ -293,11 +275,8 @@ fn write(
         let some = &rest[..rest.len().min(SEGMENTS_MAX)];
         match rustix::io::pwritev2(areas.file(area), some, at, flags) {
             Ok(n) => {
-                let n = if n == some.iter().map(|s| s.len()).sum() {
-                    n
-                } else {
-                    areas.resume_at(n)
-                };
+                let n =
+                    if n == some.iter().map(|s| s.len()).sum() { n } else { areas.resume_at(n) };
                 if n == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }

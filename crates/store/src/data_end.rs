@@ -12,13 +12,7 @@ pub(crate) struct DataEnd(u64);
 impl DataEnd {
     /// Takes note of an operation about to start.
     pub(crate) fn note(&mut self, what: &DiskOp) {
-        if let DiskOp::Write {
-            area: Area::Data,
-            offset,
-            data,
-            ..
-        } = what
-        {
+        if let DiskOp::Write { area: Area::Data, offset, data, .. } = what {
             let bytes: u64 = data.iter().map(|b| b.len() as u64).sum();
             if bytes > 0 {
                 self.0 = self.0.max(offset.saturating_add(bytes));

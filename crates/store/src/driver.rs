@@ -94,16 +94,8 @@ impl Disk {
     /// # Errors
     /// When there is no engine, the store is damaged, newer, or another disk's.
     pub fn open(config: DiskConfig) -> Result<(Self, OpenReport)> {
-        let DiskConfig {
-            dir,
-            files,
-            engine: choice,
-            disk,
-            cluster,
-            fresh,
-            log_id,
-            limits,
-        } = config;
+        let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, limits } =
+            config;
         wait_for_predecessor(&files.areas)?;
         let mut engine = open_engine(&files.areas, choice, DurableMethod::Dsync)?;
         if fresh {
@@ -120,19 +112,14 @@ impl Disk {
             };
             engine.submit(OWN_OP, prepare(&superblock)?);
             for completion in drained(engine.as_mut())? {
-                completion
-                    .result
-                    .map_err(|e| Error::new(ErrorKind::Io, e.text))?;
+                completion.result.map_err(|e| Error::new(ErrorKind::Io, e.text))?;
             }
         }
         let (store, report) = open_store(engine.as_mut(), limits)?;
         let superblock = store.superblock();
         if superblock.disk != disk {
             let found = superblock.disk;
-            let what = format!(
-                "the data in {} is that of disk {found}, not {disk}",
-                dir.display()
-            );
+            let what = format!("the data in {} is that of disk {found}, not {disk}", dir.display());
             return Err(Error::new(ErrorKind::Io, what));
         }
         if superblock.log_bytes != files.log_bytes {
@@ -149,11 +136,7 @@ impl Disk {
         } else {
             DurableMethod::Flush
         });
-        let data_end = files
-            .areas
-            .file(Area::Data)
-            .metadata()
-            .map_or(0, |m| m.len());
+        let data_end = files.areas.file(Area::Data).metadata().map_or(0, |m| m.len());
         let mut state = State {
             store,
             engine,
@@ -164,18 +147,9 @@ impl Disk {
             reported_failure: false,
         };
         state.feed(Input::HostFree(free_bytes(&dir)?));
-        let inner = Inner {
-            state: RefCell::new(state),
-            work: Notify::new(),
-            dir,
-            started: Instant::now(),
-        };
-        Ok((
-            Self {
-                inner: Rc::new(inner),
-            },
-            report,
-        ))
+        let inner =
+            Inner { state: RefCell::new(state), work: Notify::new(), dir, started: Instant::now() };
+        Ok((Self { inner: Rc::new(inner) }, report))
     }
 
     /// Does the disk's work; never returns while the disk is used. Spawn it on the worker thread.
@@ -233,11 +207,7 @@ impl Disk {
         state.feed(Input::Command(CommandId(id as u64), command));
         // One wake-up for all commands of this turn.
         self.inner.work.notify_one();
-        Reply {
-            disk: self,
-            id,
-            done: false,
-        }
+        Reply { disk: self, id, done: false }
     }
 
     /// See [`Store::usage`].
@@ -287,12 +257,7 @@ impl Disk {
         vid: Vid,
     ) -> Result<Vec<(FragmentId, u16, u8)>> {
         loop {
-            let found = self
-                .inner
-                .state
-                .borrow()
-                .store
-                .owner_summaries(lineage, vid);
+            let found = self.inner.state.borrow().store.owner_summaries(lineage, vid);
             match found {
                 Ok(all) => {
                     let tuple =
@@ -304,13 +269,7 @@ impl Disk {
                 // Asking for anything of the fragment reads its page.
                 Err(fragment) => {
                     let path = Arc::from([vid]);
-                    self.command(Command::Map {
-                        fragment,
-                        path,
-                        start: 0,
-                        count: 1,
-                    })
-                    .await?;
+                    self.command(Command::Map { fragment, path, start: 0, count: 1 }).await?;
                 }
             }
         }
@@ -327,18 +286,11 @@ impl State {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(id, op) => {
-                    if let DiskOp::Write {
-                        area: Area::Data,
-                        offset,
-                        data,
-                        ..
-                    } = &op
-                    {
+                    if let DiskOp::Write { area: Area::Data, offset, data, .. } = &op {
                         let end = offset + data.iter().map(|d| d.len() as u64).sum::<u64>();
                         if end > self.data_end {
                             self.data_end = end.next_multiple_of(EXTEND_BYTES);
-                            self.engine
-                                .submit(OWN_OP, DiskOp::Extend { len: self.data_end });
+                            self.engine.submit(OWN_OP, DiskOp::Extend { len: self.data_end });
                         }
                     }
                     self.engine.submit(id, op);
@@ -380,9 +332,7 @@ impl State {
     fn turn(&mut self) -> Result<()> {
         self.store.pump(&mut self.effects);
         self.take_effects();
-        self.engine
-            .kick()
-            .map_err(|e| Error::with_source(ErrorKind::Io, "use the disk", e))
+        self.engine.kick().map_err(|e| Error::with_source(ErrorKind::Io, "use the disk", e))
     }
 }
 
@@ -406,10 +356,7 @@ impl Future for Reply<'_> {
             return Poll::Pending;
         }
         let Some(Waiting::Answered(answer)) = state.waiting.try_remove(self.id) else {
-            return Poll::Ready(Err(Error::new(
-                ErrorKind::Internal,
-                "an answer was taken twice",
-            )));
+            return Poll::Ready(Err(Error::new(ErrorKind::Internal, "an answer was taken twice")));
         };
         drop(state);
         self.done = true;
@@ -443,11 +390,7 @@ fn wait_for_predecessor(areas: &Areas) -> Result<()> {
             rustix::fs::FlockOperation::NonBlockingLockExclusive,
         ) {
             if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(Error::with_source(
-                    ErrorKind::Io,
-                    "lock the store's files",
-                    error,
-                ));
+                return Err(Error::with_source(ErrorKind::Io, "lock the store's files", error));
             }
             if began.elapsed() > PREDECESSOR {
                 return Err(Error::new(
@@ -479,10 +422,7 @@ fn open_store(engine: &mut dyn Engine, limits: Limits) -> Result<(Box<Store>, Op
         }
         let completions = drained(engine)?;
         if completions.is_empty() {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "opening the store came to a stop",
-            ));
+            return Err(Error::new(ErrorKind::Internal, "opening the store came to a stop"));
         }
         for completion in completions {
             if let Some(opened) = opening.completed(completion, &mut effects) {

@@ -87,11 +87,9 @@ pub fn open_engine(
     }
     match Ring::open(Arc::clone(areas), method) {
         Ok(engine) => Ok(Box::new(engine)),
-        Err(e) if choice == EngineChoice::Ring => Err(Error::with_source(
-            ErrorKind::Unsupported,
-            "io_uring is refused here",
-            e,
-        )),
+        Err(e) if choice == EngineChoice::Ring => {
+            Err(Error::with_source(ErrorKind::Unsupported, "io_uring is refused here", e))
+        }
         Err(e) => {
             tracing::warn!("io_uring is refused here ({e}); disk I/O uses blocking threads");
             blocking()
@@ -150,9 +148,8 @@ pub fn measure_durable(
     let mut next = 0;
     // One more round first, unmeasured: caches and lazily made kernel threads.
     for round in 0..=MEASURED_WRITES {
-        for (method, times) in [DurableMethod::Dsync, DurableMethod::Flush]
-            .into_iter()
-            .zip(&mut times)
+        for (method, times) in
+            [DurableMethod::Dsync, DurableMethod::Flush].into_iter().zip(&mut times)
         {
             engine.set_durable_method(method);
             let start = Instant::now();
@@ -191,11 +188,7 @@ pub fn measure_durable(
         DurableMethod::Dsync
     };
     engine.set_durable_method(method);
-    Ok(Measured {
-        method,
-        dsync,
-        flush,
-    })
+    Ok(Measured { method, dsync, flush })
 }
 
 #[cfg(test)]

@@ -99,10 +99,7 @@ impl StoreLock {
             .open(&path)
             .map_err(|e| failed("write to", &path, e))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self {
-                dir: dir.to_owned(),
-                _lock: lock,
-            }),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
             Err(Errno::WOULDBLOCK) => Err(Error::new(
                 ErrorKind::Locked,
                 format!("another sheep daemon is using {}", dir.display()),
@@ -263,11 +260,7 @@ impl StoreLock {
         }
         let log_unit = log_unit(&log, found.dev());
         let areas = Areas::new(data, log).map_err(|e| failed("open", &self.dir, e))?;
-        Ok(StoreFiles {
-            areas: Arc::new(areas),
-            log_unit,
-            log_bytes,
-        })
+        Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes })
     }
 }
 

@@ -150,10 +150,7 @@ impl Ring {
                 Next::Again => self.waiting.push_front(key),
                 Next::Done(result) => {
                     let slot = self.slots.remove(key);
-                    out.push(Completion {
-                        op: slot.op,
-                        result,
-                    });
+                    out.push(Completion { op: slot.op, result });
                 }
             }
         }
@@ -195,10 +192,7 @@ impl Engine for Ring {
             let slot = self.slots.remove(key);
             out.push(Completion {
                 op: slot.op,
-                result: Err(DiskError {
-                    kind: DiskErrorKind::Io,
-                    text: text.clone(),
-                }),
+                result: Err(DiskError { kind: DiskErrorKind::Io, text: text.clone() }),
             });
         }
     }
@@ -270,47 +264,28 @@ fn entry(call: Call) -> squeue::Entry {
     let flags = |dsync| if dsync { libc::RWF_DSYNC } else { 0 };
     match call {
         Call::Nop => opcode::Nop::new().build(),
-        Call::Read {
-            area,
-            offset,
-            buf,
-            len,
-        } => opcode::Read::new(fd(area), buf, len).offset(offset).build(),
-        Call::Write {
-            area,
-            offset,
-            buf,
-            len,
-            dsync,
-        } => opcode::Write::new(fd(area), buf, len)
-            .offset(offset)
-            .rw_flags(flags(dsync))
-            .build(),
-        Call::Writev {
-            area,
-            offset,
-            segments,
-            count,
-            dsync,
-        } => opcode::Writev::new(fd(area), segments, count)
-            .offset(offset)
-            .rw_flags(flags(dsync))
-            .build(),
-        Call::Sync { area } => opcode::Fsync::new(fd(area))
-            .flags(types::FsyncFlags::DATASYNC)
-            .build(),
-        Call::Punch { offset, len } => fallocate(
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            offset,
-            len,
-        ),
+        Call::Read { area, offset, buf, len } => {
+            opcode::Read::new(fd(area), buf, len).offset(offset).build()
+        }
+        Call::Write { area, offset, buf, len, dsync } => {
+            opcode::Write::new(fd(area), buf, len).offset(offset).rw_flags(flags(dsync)).build()
+        }
+        Call::Writev { area, offset, segments, count, dsync } => {
+            opcode::Writev::new(fd(area), segments, count)
+                .offset(offset)
+                .rw_flags(flags(dsync))
+                .build()
+        }
+        Call::Sync { area } => {
+            opcode::Fsync::new(fd(area)).flags(types::FsyncFlags::DATASYNC).build()
+        }
+        Call::Punch { offset, len } => {
+            fallocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+        }
         Call::Allocate { offset, len } => fallocate(FallocateFlags::KEEP_SIZE, offset, len),
     }
 }
 
 fn fallocate(mode: FallocateFlags, offset: u64, len: u64) -> squeue::Entry {
-    opcode::Fallocate::new(fd(Area::Data), len)
-        .offset(offset)
-        .mode(mode.bits() as i32)
-        .build()
+    opcode::Fallocate::new(fd(Area::Data), len).offset(offset).mode(mode.bits() as i32).build()
 }

@@ -41,8 +41,7 @@ impl Store {
         let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
         self.held_units.extend(unneeded);
         // A checkpoint may have written them as free while the record was on its way.
-        self.space
-            .mark_dirty(placed(record).iter().map(|p| p.unit / UNITS_PER_PAGE));
+        self.space.mark_dirty(placed(record).iter().map(|p| p.unit / UNITS_PER_PAGE));
         let ticket = self.tickets.next();
         for unit in freed {
             self.space.recycle(unit, seq, ticket);
@@ -89,35 +88,24 @@ impl Store {
             if let Body::Write { extents, .. } = &record.body {
                 let in_extent = |block: u32| {
                     let chunk = block / per_chunk;
-                    extents
-                        .iter()
-                        .any(|placed| u32::from(placed.chunk) == chunk)
+                    extents.iter().any(|placed| u32::from(placed.chunk) == chunk)
                 };
                 let inline = (start..start + count).filter(|block| !in_extent(*block));
                 for (block, pos) in inline.zip((payload_pos..).step_by(BLOCK_SIZE)) {
-                    let logged = LoggedBlock {
-                        bytes: None,
-                        pos,
-                        seq,
-                        ticket: 0,
-                    };
+                    let logged = LoggedBlock { bytes: None, pos, seq, ticket: 0 };
                     loaded.logged.insert((vid, block), logged);
                     delta.blocks_in += 1;
                 }
             }
             Vec::new()
         };
-        self.index
-            .update(record.fragment, || Fragment::new(geometry), None, change);
+        self.index.update(record.fragment, || Fragment::new(geometry), None, change);
         self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
     }
 
     fn forget_if_empty(&mut self, record: &Record) {
         if let Body::DeleteVid { forget: true } = record.body
-            && self
-                .index
-                .loaded(record.fragment)
-                .is_some_and(|loaded| loaded.fragment.is_empty())
+            && self.index.loaded(record.fragment).is_some_and(|loaded| loaded.fragment.is_empty())
         {
             let page = self.index.remove(record.fragment);
             if page.count > 0 {
@@ -147,11 +135,7 @@ impl Store {
         let change = |loaded: &mut Loaded| -> Vec<FreedUnit> {
             let mut freed = Vec::new();
             match &record.body {
-                Body::Write {
-                    start,
-                    crcs,
-                    extents,
-                } => {
+                Body::Write { start, crcs, extents } => {
                     let mut extents = extents.iter().peekable();
                     let mut blocks = payload.into_iter().flatten().flat_map(|piece| {
                         (0..piece.len())
@@ -175,12 +159,7 @@ impl Store {
                                 let bytes = blocks.next().filter(|_| keep_bytes);
                                 delta.blocks_in += 1;
                                 delta.bytes_in += bytes.as_ref().map_or(0, Bytes::len);
-                                let logged = LoggedBlock {
-                                    bytes,
-                                    pos,
-                                    seq,
-                                    ticket,
-                                };
+                                let logged = LoggedBlock { bytes, pos, seq, ticket };
                                 delta.removed(loaded.logged.insert((vid, block), logged));
                                 pos += BLOCK_SIZE as u64;
                             }
@@ -188,12 +167,7 @@ impl Store {
                         loaded.fragment.touch(chunk, record.version);
                     }
                 }
-                Body::Zero {
-                    start,
-                    count,
-                    kind,
-                    units,
-                } => {
+                Body::Zero { start, count, kind, units } => {
                     let mut units = units.iter().peekable();
                     for (chunk, mask) in chunk_masks(*start, *count, per_chunk) {
                         match kind {

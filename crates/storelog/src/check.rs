@@ -13,9 +13,9 @@ impl Store {
         let mut users: BTreeMap<u32, String> = BTreeMap::new();
         let mut claim = |unit: u32, who: String| match users.insert(unit, who.clone()) {
             Some(other) => Err(format!("unit {unit} is used by {other} and by {who}")),
-            None if !self.space.is_used(unit) => Err(format!(
-                "unit {unit} of {who} is free in the allocation map"
-            )),
+            None if !self.space.is_used(unit) => {
+                Err(format!("unit {unit} of {who} is free in the allocation map"))
+            }
             None => Ok(()),
         };
         let per_unit = self.geometry().blocks_per_chunk();
@@ -45,10 +45,7 @@ impl Store {
                 }
             }
         }
-        for run in long_runs
-            .into_iter()
-            .filter(|run| u32::from(run.count) > per_unit)
-        {
+        for run in long_runs.into_iter().filter(|run| u32::from(run.count) > per_unit) {
             let first = (run.page / u64::from(per_unit)) as u32;
             for unit in first..first + u32::from(run.count).div_ceil(per_unit) {
                 claim(unit, format!("the page at {}", run.page))?;
@@ -71,10 +68,7 @@ impl Store {
 
 const ALL: std::ops::RangeInclusive<sheepdog_types::FragmentId> = {
     use sheepdog_types::{FragmentId, LineageId};
-    FragmentId {
-        lineage: LineageId(0),
-        number: 0,
-    }..=FragmentId {
+    FragmentId { lineage: LineageId(0), number: 0 }..=FragmentId {
         lineage: LineageId(u64::MAX),
         number: u64::MAX,
     }

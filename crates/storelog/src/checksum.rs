@@ -48,10 +48,7 @@ mod tests {
 
     #[test]
     fn the_same_bytes_elsewhere_have_another_checksum() {
-        let id = |lineage, number| FragmentId {
-            lineage: LineageId(lineage),
-            number,
-        };
+        let id = |lineage, number| FragmentId { lineage: LineageId(lineage), number };
         let data = [0u8; 4096];
         let here = block_crc(id(1, 2), 3, &data);
         // Frozen: this is on users' disks.

@@ -85,11 +85,7 @@ impl Fragment {
     #[must_use]
     pub fn new(geometry: Geometry) -> Self {
         let chunk_versions = vec![Version::ZERO; geometry.chunks_per_fragment() as usize];
-        Self {
-            geometry,
-            chunk_versions,
-            vids: BTreeMap::new(),
-        }
+        Self { geometry, chunk_versions, vids: BTreeMap::new() }
     }
 
     /// Version that last touched each chunk.
@@ -118,10 +114,7 @@ impl Fragment {
     /// All chunks in order of vid and index.
     pub fn chunks(&self) -> impl Iterator<Item = (Vid, u8, &Chunk)> {
         self.vids.iter().flat_map(|(vid, blocks)| {
-            blocks
-                .chunks
-                .iter()
-                .map(|(index, chunk)| (*vid, *index, chunk))
+            blocks.chunks.iter().map(|(index, chunk)| (*vid, *index, chunk))
         })
     }
 
@@ -134,9 +127,7 @@ impl Fragment {
                 .owned_in_part
                 .iter()
                 .enumerate()
-                .fold(0, |bits, (part, owned)| {
-                    bits | (u8::from(*owned > 0) << part)
-                }),
+                .fold(0, |bits, (part, owned)| bits | (u8::from(*owned > 0) << part)),
         })
     }
 
@@ -186,18 +177,14 @@ impl Fragment {
         crcs: &[u32],
     ) -> Option<FreedUnit> {
         let full = self.full();
-        assert!(
-            crcs.len() == self.geometry.blocks_per_chunk() as usize,
-            "an extent is a chunk"
-        );
+        assert!(crcs.len() == self.geometry.blocks_per_chunk() as usize, "an extent is a chunk");
         let mut left = None;
         self.change(vid, index, |chunk| {
             // Equal only when replay meets its own effect again.
             if chunk.unit != Some(unit) {
-                left = chunk.unit.map(|unit| FreedUnit {
-                    unit,
-                    written: (chunk.backed | chunk.stale) == full,
-                });
+                left = chunk
+                    .unit
+                    .map(|unit| FreedUnit { unit, written: (chunk.backed | chunk.stale) == full });
             }
             chunk.unit = Some(unit);
             chunk.data = full;
@@ -233,10 +220,8 @@ impl Fragment {
             chunk.stale |= chunk.backed & mask;
             chunk.backed &= !mask;
             if chunk.data == 0 && chunk.backed == 0 {
-                left = chunk.unit.take().map(|unit| FreedUnit {
-                    unit,
-                    written: chunk.stale == full,
-                });
+                left =
+                    chunk.unit.take().map(|unit| FreedUnit { unit, written: chunk.stale == full });
                 chunk.stale = 0;
             }
         });
@@ -247,10 +232,7 @@ impl Fragment {
     /// unless it had none.
     pub fn reserve(&mut self, vid: Vid, index: u8, mask: BlockMask, unit: u32) {
         self.change(vid, index, |chunk| {
-            assert!(
-                chunk.unit.is_none_or(|own| own == unit),
-                "a reservation moved a chunk"
-            );
+            assert!(chunk.unit.is_none_or(|own| own == unit), "a reservation moved a chunk");
             chunk.unit = Some(unit);
             chunk.data &= !mask;
             chunk.zero |= mask;
@@ -269,10 +251,7 @@ impl Fragment {
 
     /// Blocks were written to their home `unit`, if that still is the chunk's.
     pub fn set_backed(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
-        if self
-            .chunk(vid, index)
-            .is_some_and(|chunk| chunk.unit == Some(unit))
-        {
+        if self.chunk(vid, index).is_some_and(|chunk| chunk.unit == Some(unit)) {
             self.change(vid, index, |chunk| {
                 // A block discarded while it was being written holds space that nobody wants.
                 chunk.backed |= mask & chunk.data;
@@ -288,10 +267,7 @@ impl Fragment {
 
     /// Blocks of `unit`, if that still is the chunk's, hold space that nobody wants.
     pub fn add_stale(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
-        if self
-            .chunk(vid, index)
-            .is_some_and(|chunk| chunk.unit == Some(unit))
-        {
+        if self.chunk(vid, index).is_some_and(|chunk| chunk.unit == Some(unit)) {
             self.change(vid, index, |chunk| {
                 chunk.stale |= mask & !chunk.data & !chunk.backed;
             });
@@ -388,27 +364,12 @@ mod tests {
         let mut f = Fragment::new(Geometry::STANDARD);
         assert_eq!(f.set_extent(VID, 1, 100, &[3; 16]), None);
         let left = f.set_extent(VID, 1, 101, &[4; 16]);
-        assert_eq!(
-            left,
-            Some(FreedUnit {
-                unit: 100,
-                written: true
-            })
-        );
+        assert_eq!(left, Some(FreedUnit { unit: 100, written: true }));
         assert_eq!(f.clear(VID, 1, 0x00ff, false), None);
-        assert_eq!(
-            f.chunk(VID, 1).map(|c| (c.backed, c.stale)),
-            Some((0xff00, 0x00ff))
-        );
+        assert_eq!(f.chunk(VID, 1).map(|c| (c.backed, c.stale)), Some((0xff00, 0x00ff)));
         f.forget_stale(VID, 1);
         let left = f.clear(VID, 1, 0xff00, false);
-        assert_eq!(
-            left,
-            Some(FreedUnit {
-                unit: 101,
-                written: false
-            })
-        );
+        assert_eq!(left, Some(FreedUnit { unit: 101, written: false }));
         assert!(f.is_empty());
     }
 
@@ -431,13 +392,7 @@ mod tests {
         f.set_extent(VID, 63, 9, &[0; 16]);
         f.reserve(VID, 20, 0b1111, 10);
         f.clear(VID, 40, 0b1, true);
-        f.touch(
-            3,
-            Version {
-                interval: Interval(1),
-                seq: 2,
-            },
-        );
+        f.touch(3, Version { interval: Interval(1), seq: 2 });
         let owner = f.owners().next().expect("one owner");
         assert_eq!((owner.stored_blocks, owner.occupancy), (1 + 16 + 4, 0b1111));
         f.clear(VID, 40, 0b1, false);

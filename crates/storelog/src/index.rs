@@ -113,9 +113,7 @@ impl Index {
     /// Whether the whole bookkeeping of a fragment can be had without I/O (it is loaded, or new).
     #[must_use]
     pub fn is_ready(&self, id: FragmentId) -> bool {
-        self.entries
-            .get(&id)
-            .is_none_or(|entry| entry.loaded.is_some())
+        self.entries.get(&id).is_none_or(|entry| entry.loaded.is_some())
     }
 
     /// The bookkeeping of a loaded fragment, for reading.
@@ -143,13 +141,7 @@ impl Index {
         self.slots[slot as usize] = Some(found.id);
         self.entries.insert(
             found.id,
-            Entry {
-                head: found.head,
-                slot,
-                page: found.page,
-                owners: found.owners,
-                loaded: None,
-            },
+            Entry { head: found.head, slot, page: found.page, owners: found.owners, loaded: None },
         );
     }
 
@@ -199,10 +191,8 @@ impl Index {
             };
             self.hand = Some(id);
             let pinned = self.dirty.contains(&id) || self.writing.contains(&id) || pinned(id);
-            let Some(loaded) = self
-                .entries
-                .get_mut(&id)
-                .and_then(|entry| entry.loaded.as_deref_mut())
+            let Some(loaded) =
+                self.entries.get_mut(&id).and_then(|entry| entry.loaded.as_deref_mut())
             else {
                 self.clock.remove(&id);
                 continue;
@@ -252,10 +242,7 @@ impl Index {
         }
         self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
         self.dirty.insert(id);
-        let loaded = entry
-            .loaded
-            .as_deref_mut()
-            .expect("a fragment is loaded before it changes");
+        let loaded = entry.loaded.as_deref_mut().expect("a fragment is loaded before it changes");
         loaded.touched = true;
         let left = change(loaded);
         let charged = loaded.fragment.memory_bytes() + loaded.logged.len() * 96;
@@ -275,10 +262,7 @@ impl Index {
         self.clock.remove(&id);
         if let Some(loaded) = entry.loaded {
             self.cached_bytes -= loaded.charged;
-            assert!(
-                loaded.logged.is_empty(),
-                "a fragment with bytes in the log was forgotten"
-            );
+            assert!(loaded.logged.is_empty(), "a fragment with bytes in the log was forgotten");
         }
         self.stored_blocks -= entry.owners.stored_blocks();
         self.slots[entry.slot as usize] = None;
@@ -291,11 +275,8 @@ impl Index {
     /// A page with the fragment's present state is being written; bytes that came to the log
     /// since keep it dirty, and so does space that is still to be given back.
     pub fn mark_clean(&mut self, id: FragmentId) {
-        let unfinished = self
-            .entries
-            .get(&id)
-            .and_then(|entry| entry.loaded.as_deref())
-            .is_some_and(|loaded| {
+        let unfinished =
+            self.entries.get(&id).and_then(|entry| entry.loaded.as_deref()).is_some_and(|loaded| {
                 !loaded.logged.is_empty() || loaded.fragment.chunks().any(|(_, _, c)| c.stale != 0)
             });
         if !unfinished {

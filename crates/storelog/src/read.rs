@@ -28,12 +28,7 @@ enum Planned {
     /// Known without I/O.
     Ready(Piece),
     /// To be fetched: first block, checksums of all, where.
-    Fetch {
-        first: u32,
-        crcs: Vec<u32>,
-        area: Area,
-        offset: u64,
-    },
+    Fetch { first: u32, crcs: Vec<u32>, area: Area, offset: u64 },
 }
 
 /// Where a block's bytes are.
@@ -57,10 +52,7 @@ impl Store {
             return out.push(Effect::Reply(command, out_of_range()));
         }
         let pieces = self.plan(fragment, path, start, count);
-        let ops_left = pieces
-            .iter()
-            .filter(|p| matches!(p, Planned::Fetch { .. }))
-            .count() as u32;
+        let ops_left = pieces.iter().filter(|p| matches!(p, Planned::Fetch { .. })).count() as u32;
         if ops_left == 0 {
             let ready = pieces.into_iter().filter_map(|piece| match piece {
                 Planned::Ready(piece) => Some(piece),
@@ -71,30 +63,16 @@ impl Store {
         let read = self.next_read;
         self.next_read += 1;
         for (piece, planned) in pieces.iter().enumerate() {
-            if let Planned::Fetch {
-                crcs, area, offset, ..
-            } = planned
-            {
+            if let Planned::Fetch { crcs, area, offset, .. } = planned {
                 let len = crcs.len() * BLOCK_SIZE;
-                let op = DiskOp::Read {
-                    area: *area,
-                    offset: *offset,
-                    len,
-                };
+                let op = DiskOp::Read { area: *area, offset: *offset, len };
                 self.disk(Purpose::Read { read, piece }, op, out);
             }
         }
         let ticket = self.tickets.begin();
         self.reads.insert(
             read,
-            PendingRead {
-                command,
-                fragment,
-                pieces,
-                ops_left,
-                ticket,
-                failed: None,
-            },
+            PendingRead { command, fragment, pieces, ops_left, ticket, failed: None },
         );
     }
 
@@ -129,37 +107,22 @@ impl Store {
 
     fn plan(&mut self, fragment: FragmentId, path: &[Vid], start: u32, count: u32) -> Vec<Planned> {
         let mut pieces: Vec<Planned> = Vec::new();
-        self.each_block(
-            fragment,
-            path,
-            start,
-            count,
-            |block, source, crc| match source {
-                Source::Memory(bytes) => pieces.push(Planned::Ready(Piece::Data(bytes.clone()))),
-                Source::Disk { area, offset } => {
-                    if let Some(Planned::Fetch {
-                        crcs,
-                        area: last,
-                        offset: from,
-                        ..
-                    }) = pieces.last_mut()
-                        && *last == area
-                        && *from + (crcs.len() * BLOCK_SIZE) as u64 == offset
-                    {
-                        crcs.push(crc);
-                    } else {
-                        let crcs = vec![crc];
-                        pieces.push(Planned::Fetch {
-                            first: block,
-                            crcs,
-                            area,
-                            offset,
-                        });
-                    }
+        self.each_block(fragment, path, start, count, |block, source, crc| match source {
+            Source::Memory(bytes) => pieces.push(Planned::Ready(Piece::Data(bytes.clone()))),
+            Source::Disk { area, offset } => {
+                if let Some(Planned::Fetch { crcs, area: last, offset: from, .. }) =
+                    pieces.last_mut()
+                    && *last == area
+                    && *from + (crcs.len() * BLOCK_SIZE) as u64 == offset
+                {
+                    crcs.push(crc);
+                } else {
+                    let crcs = vec![crc];
+                    pieces.push(Planned::Fetch { first: block, crcs, area, offset });
                 }
-                Source::Zeros(kind) => push_zeros(&mut pieces, kind),
-            },
-        );
+            }
+            Source::Zeros(kind) => push_zeros(&mut pieces, kind),
+        });
         pieces
     }
 
@@ -175,10 +138,7 @@ impl Store {
         let geometry = self.geometry();
         let per_chunk = geometry.blocks_per_chunk();
         let log_bytes = self.superblock.log_bytes;
-        let Some(Loaded {
-            fragment, logged, ..
-        }) = self.index.loaded(id)
-        else {
+        let Some(Loaded { fragment, logged, .. }) = self.index.loaded(id) else {
             for block in start..start + count {
                 visit(block, Source::Zeros(BlockKind::Hole), 0);
             }
@@ -192,25 +152,14 @@ impl Store {
             };
             for slot in (0..per_chunk).filter(|slot| mask & (1 << slot) != 0) {
                 let block = u32::from(index) * per_chunk + slot;
-                let owner = if path.len() == 1 {
-                    own
-                } else {
-                    fragment.owner(path, block)
-                };
+                let owner = if path.len() == 1 { own } else { fragment.owner(path, block) };
                 let Some((vid, chunk)) = owner else {
                     visit(block, Source::Zeros(BlockKind::Hole), 0);
                     continue;
                 };
                 let bit = 1u16 << slot;
                 let source = if chunk.data & bit != 0 {
-                    locate(
-                        logged,
-                        (vid, block),
-                        chunk,
-                        slot,
-                        geometry.chunk_bytes(),
-                        log_bytes,
-                    )
+                    locate(logged, (vid, block), chunk, slot, geometry.chunk_bytes(), log_bytes)
                 } else if chunk.zero & bit == 0 {
                     Source::Zeros(BlockKind::Hole)
                 } else if chunk.backed & bit != 0 {
@@ -239,9 +188,7 @@ impl Store {
             match result {
                 Err(error) => {
                     let what = format!("fragment {fragment} block {first}: {}", error.text);
-                    pending
-                        .failed
-                        .get_or_insert(Error::new(ErrorKind::Io, what));
+                    pending.failed.get_or_insert(Error::new(ErrorKind::Io, what));
                 }
                 Ok(bytes) => {
                     for (at, (block, crc)) in bytes.chunks(BLOCK_SIZE).zip(crcs.iter()).enumerate()
@@ -251,9 +198,7 @@ impl Store {
                             errors += 1;
                             let what =
                                 format!("fragment {fragment} block {number}: wrong checksum");
-                            pending
-                                .failed
-                                .get_or_insert(Error::new(ErrorKind::Io, what));
+                            pending.failed.get_or_insert(Error::new(ErrorKind::Io, what));
                         }
                     }
                     pending.pieces[piece] = Planned::Ready(Piece::Data(bytes));
@@ -296,11 +241,7 @@ impl Store {
             return;
         }
         active.loading = true;
-        let op = DiskOp::Read {
-            area: Area::Data,
-            offset: page.offset(),
-            len: page.bytes(),
-        };
+        let op = DiskOp::Read { area: Area::Data, offset: page.offset(), len: page.bytes() };
         self.disk(Purpose::Page(fragment), op, out);
     }
 
@@ -319,8 +260,7 @@ impl Store {
             Ok(page) => {
                 self.index.load(id, page.fragment);
                 let active = &self.active;
-                self.index
-                    .shrink(self.limits.cache_bytes, 64, |id| active.contains_key(&id));
+                self.index.shrink(self.limits.cache_bytes, 64, |id| active.contains_key(&id));
                 self.drain_waiting(id, out);
             }
             Err(error) => {
@@ -361,10 +301,7 @@ fn locate<'a>(
     match logged.get(&key) {
         Some(block) => match &block.bytes {
             Some(bytes) => Source::Memory(bytes),
-            None => Source::Disk {
-                area: Area::Log,
-                offset: block.pos % log_bytes,
-            },
+            None => Source::Disk { area: Area::Log, offset: block.pos % log_bytes },
         },
         // A block with bytes that is neither in the log nor at home cannot be: it would have been
         // lost. The checksum of whatever is read from the reserved start will not match.

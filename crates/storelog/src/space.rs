@@ -98,9 +98,7 @@ impl Space {
     /// Whether a unit is in use.
     #[must_use]
     pub fn is_used(&self, unit: u32) -> bool {
-        self.words
-            .get(unit as usize / 64)
-            .is_some_and(|word| word & (1 << (unit % 64)) != 0)
+        self.words.get(unit as usize / 64).is_some_and(|word| word & (1 << (unit % 64)) != 0)
     }
 
     fn set(&mut self, unit: u32, used: bool) {
@@ -114,11 +112,7 @@ impl Space {
         let was = self.words[index] & bit != 0;
         if was != used {
             self.words[index] ^= bit;
-            self.in_use = if used {
-                self.in_use + 1
-            } else {
-                self.in_use - 1
-            };
+            self.in_use = if used { self.in_use + 1 } else { self.in_use - 1 };
         }
         self.dirty.insert(unit / UNITS_PER_PAGE);
     }
@@ -166,11 +160,7 @@ impl Space {
     pub fn claim(&mut self, want: u32) -> Option<UnitRun> {
         let (unit, count) = self.find_free(want)?;
         self.claim_run(unit, count);
-        Some(UnitRun {
-            unit,
-            count,
-            written: false,
-        })
+        Some(UnitRun { unit, count, written: false })
     }
 
     /// Units for a fresh extent: freed ones first when the rules allow it. `oldest_ticket` is
@@ -193,20 +183,12 @@ impl Space {
             self.recycled.pop_front();
             count += 1;
         }
-        Some(UnitRun {
-            unit: first.unit,
-            count,
-            written: first.written,
-        })
+        Some(UnitRun { unit: first.unit, count, written: first.written })
     }
 
     /// A durable record of batch `seq` freed a unit; `ticket` is the next one to be given out.
     pub fn recycle(&mut self, freed: FreedUnit, seq: u64, ticket: u64) {
-        assert!(
-            self.is_used(freed.unit),
-            "unit {} was freed twice",
-            freed.unit
-        );
+        assert!(self.is_used(freed.unit), "unit {} was freed twice", freed.unit);
         self.dirty.insert(freed.unit / UNITS_PER_PAGE);
         self.recycled.push_back(Recycled {
             unit: freed.unit,
@@ -222,10 +204,7 @@ impl Space {
     pub fn take_recycled(&mut self, replayed: u64, keep: usize) -> Vec<u32> {
         let mut taken = Vec::new();
         while self.recycled.len() > keep
-            && self
-                .recycled
-                .front()
-                .is_some_and(|r| r.freed_by <= replayed)
+            && self.recycled.front().is_some_and(|r| r.freed_by <= replayed)
         {
             taken.extend(self.recycled.pop_front().map(|r| r.unit));
         }
@@ -250,12 +229,7 @@ impl Space {
         for unit in units {
             if !self.is_used(unit) {
                 self.set(unit, true);
-                self.recycled.push_back(Recycled {
-                    unit,
-                    written: false,
-                    freed_by: 0,
-                    ticket: 0,
-                });
+                self.recycled.push_back(Recycled { unit, written: false, freed_by: 0, ticket: 0 });
             }
         }
     }
@@ -276,10 +250,7 @@ impl Space {
             let unit = self.find_long(units)?;
             self.claim_run(unit, units);
             self.long_run_pages += u64::from(units * per_unit);
-            return Some(PageRun {
-                page: u64::from(unit) * u64::from(per_unit),
-                count: length,
-            });
+            return Some(PageRun { page: u64::from(unit) * u64::from(per_unit), count: length });
         }
         let fits = |mask: u16| (0..=per_unit - count).find(|at| mask & run_mask(*at, count) == 0);
         // A few tries keep this quick; a new unit is cheap.
@@ -299,10 +270,7 @@ impl Space {
         } else {
             self.page_units_open.insert(unit);
         }
-        Some(PageRun {
-            page: u64::from(unit) * u64::from(per_unit) + u64::from(at),
-            count: length,
-        })
+        Some(PageRun { page: u64::from(unit) * u64::from(per_unit) + u64::from(at), count: length })
     }
 
     fn find_long(&self, units: u32) -> Option<u32> {
@@ -343,10 +311,7 @@ impl Space {
             self.long_run_pages -= units * per_unit;
             return (first..first + units as u32).collect();
         }
-        let mask = self
-            .page_units
-            .get_mut(&first)
-            .expect("freed pages lie in a unit of pages");
+        let mask = self.page_units.get_mut(&first).expect("freed pages lie in a unit of pages");
         let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
         assert!(*mask & freed == freed, "pages were freed twice");
         *mask &= !freed;
@@ -372,17 +337,10 @@ impl Space {
                 emptied.extend(first..first + u64::from(run.count).div_ceil(per_unit) as u32);
             } else {
                 let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
-                *masks
-                    .entry(first)
-                    .or_insert_with(|| self.page_units[&first]) &= !freed;
+                *masks.entry(first).or_insert_with(|| self.page_units[&first]) &= !freed;
             }
         }
-        emptied.extend(
-            masks
-                .into_iter()
-                .filter(|(_, mask)| *mask == 0)
-                .map(|(unit, _)| unit),
-        );
+        emptied.extend(masks.into_iter().filter(|(_, mask)| *mask == 0).map(|(unit, _)| unit));
         emptied
     }
 
@@ -445,39 +403,19 @@ mod tests {
     use super::*;
 
     fn freed(unit: u32) -> FreedUnit {
-        FreedUnit {
-            unit,
-            written: true,
-        }
+        FreedUnit { unit, written: true }
     }
 
     #[test]
     fn freed_units_wait_for_readers() {
         let mut space = Space::new(1000, 16, 1);
-        assert_eq!(
-            space.claim(4),
-            Some(UnitRun {
-                unit: 1,
-                count: 4,
-                written: false
-            })
-        );
+        assert_eq!(space.claim(4), Some(UnitRun { unit: 1, count: 4, written: false }));
         space.recycle(freed(2), 7, 50);
         space.recycle(freed(3), 7, 50);
         let fresh = space.claim_for_log(1, 49).expect("space");
-        assert_eq!(
-            fresh.unit, 5,
-            "a reader from before the free is still there"
-        );
+        assert_eq!(fresh.unit, 5, "a reader from before the free is still there");
         let reused = space.claim_for_log(8, 50).expect("space");
-        assert_eq!(
-            reused,
-            UnitRun {
-                unit: 2,
-                count: 2,
-                written: true
-            }
-        );
+        assert_eq!(reused, UnitRun { unit: 2, count: 2, written: true });
     }
 
     #[test]
@@ -492,14 +430,7 @@ mod tests {
         space.release(1);
         space.release(5);
         assert_eq!(space.units_in_use(), 5);
-        assert_eq!(
-            space.claim(9),
-            Some(UnitRun {
-                unit: 1,
-                count: 1,
-                written: false
-            })
-        );
+        assert_eq!(space.claim(9), Some(UnitRun { unit: 1, count: 1, written: false }));
     }
 
     #[test]
@@ -522,24 +453,10 @@ mod tests {
     #[test]
     fn the_address_space_has_an_end() {
         let mut space = Space::new(10, 4, 2);
-        assert_eq!(
-            space.claim(100),
-            Some(UnitRun {
-                unit: 2,
-                count: 8,
-                written: false
-            })
-        );
+        assert_eq!(space.claim(100), Some(UnitRun { unit: 2, count: 8, written: false }));
         assert_eq!(space.claim(1), None);
         assert_eq!(space.claim_pages(1), None);
         space.release(4);
-        assert_eq!(
-            space.claim(2),
-            Some(UnitRun {
-                unit: 4,
-                count: 1,
-                written: false
-            })
-        );
+        assert_eq!(space.claim(2), Some(UnitRun { unit: 4, count: 1, written: false }));
     }
 }

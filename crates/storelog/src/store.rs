@@ -232,18 +232,13 @@ impl Store {
 
     /// Fragments of a lineage, ascending.
     pub fn fragments(&self, lineage: LineageId) -> impl Iterator<Item = FragmentId> {
-        self.index
-            .range(FragmentId::range_of(lineage))
-            .map(|(id, _)| id)
+        self.index.range(FragmentId::range_of(lineage)).map(|(id, _)| id)
     }
 
     /// The first fragment of its lineage at or after `from` that was ever written.
     #[must_use]
     pub fn next_fragment(&self, from: FragmentId) -> Option<FragmentId> {
-        let last = FragmentId {
-            lineage: from.lineage,
-            number: u64::MAX,
-        };
+        let last = FragmentId { lineage: from.lineage, number: u64::MAX };
         self.index.range(from..=last).next().map(|(id, _)| id)
     }
 
@@ -253,14 +248,8 @@ impl Store {
         let mut found = Vec::new();
         let mut next = Some(LineageId(0));
         while let Some(from) = next {
-            let first = FragmentId {
-                lineage: from,
-                number: 0,
-            };
-            let last = FragmentId {
-                lineage: LineageId(u64::MAX),
-                number: u64::MAX,
-            };
+            let first = FragmentId { lineage: from, number: 0 };
+            let last = FragmentId { lineage: LineageId(u64::MAX), number: u64::MAX };
             let Some((id, _)) = self.index.range(first..=last).next() else {
                 break;
             };
@@ -284,22 +273,12 @@ impl Store {
         for (id, entry) in self.index.range(FragmentId::range_of(lineage)) {
             match (&entry.owners, entry.loaded.as_deref()) {
                 (crate::format::index::Owners::Few(owners), _) => {
-                    found.extend(
-                        owners
-                            .iter()
-                            .flatten()
-                            .filter(|o| o.vid == vid)
-                            .map(|o| (id, *o)),
-                    );
+                    found
+                        .extend(owners.iter().flatten().filter(|o| o.vid == vid).map(|o| (id, *o)));
                 }
                 (_, Some(loaded)) => {
-                    found.extend(
-                        loaded
-                            .fragment
-                            .owners()
-                            .filter(|o| o.vid == vid)
-                            .map(|o| (id, o)),
-                    );
+                    found
+                        .extend(loaded.fragment.owners().filter(|o| o.vid == vid).map(|o| (id, o)));
                 }
                 _ => return Err(id),
             }
@@ -327,10 +306,7 @@ impl Store {
     /// Bytes that the host holds for us now, as far as known.
     fn backed_bytes(&self) -> u64 {
         let per_unit = u64::from(self.superblock.geometry.blocks_per_chunk());
-        let blocks = self
-            .index
-            .stored_blocks()
-            .saturating_sub(self.logged_blocks)
+        let blocks = self.index.stored_blocks().saturating_sub(self.logged_blocks)
             + self.space.recycled_units() as u64 * per_unit
             + self.space.index_pages();
         blocks * BLOCK_SIZE as u64
@@ -386,11 +362,7 @@ impl Store {
         if ready && !queued {
             self.run(id, command, out);
         } else {
-            self.active
-                .entry(fragment)
-                .or_default()
-                .waiting
-                .push_back((id, command));
+            self.active.entry(fragment).or_default().waiting.push_back((id, command));
             if !ready {
                 self.load_page(fragment, out);
             }
@@ -399,47 +371,19 @@ impl Store {
 
     fn run(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
         match command {
-            Command::Write {
-                fragment,
-                vid,
-                version,
-                start,
-                data,
-            } => {
+            Command::Write { fragment, vid, version, start, data } => {
                 self.run_write(id, fragment, vid, version, start, data, out);
             }
-            Command::Zero {
-                fragment,
-                vid,
-                version,
-                start,
-                count,
-                kind,
-            } => {
+            Command::Zero { fragment, vid, version, start, count, kind } => {
                 self.run_zero(id, fragment, vid, version, (start, count), kind, out);
             }
-            Command::DeleteVid {
-                fragment,
-                vid,
-                version,
-                forget,
-            } => {
+            Command::DeleteVid { fragment, vid, version, forget } => {
                 self.run_delete(id, fragment, vid, version, forget, out);
             }
-            Command::Read {
-                fragment,
-                path,
-                start,
-                count,
-            } => {
+            Command::Read { fragment, path, start, count } => {
                 self.run_read(id, fragment, &path, start, count, out);
             }
-            Command::Map {
-                fragment,
-                path,
-                start,
-                count,
-            } => {
+            Command::Map { fragment, path, start, count } => {
                 let answer = self.run_map(fragment, &path, start, count);
                 out.push(Effect::Reply(id, answer));
             }
@@ -472,9 +416,7 @@ impl Store {
 
     /// Whether space of blocks of the fragment is just being given back.
     fn is_punching(&mut self, fragment: FragmentId) -> bool {
-        self.index
-            .loaded(fragment)
-            .is_some_and(|loaded| loaded.punching > 0)
+        self.index.loaded(fragment).is_some_and(|loaded| loaded.punching > 0)
     }
 
     pub(crate) fn drop_idle(&mut self, fragment: FragmentId) {
@@ -497,11 +439,7 @@ impl Store {
         let mut ids: Vec<CommandId> = Vec::new();
         ids.extend(self.writes.values().map(|w| w.command));
         ids.extend(self.reads.values().map(|r| r.command));
-        ids.extend(
-            self.active
-                .values()
-                .flat_map(|a| a.waiting.iter().map(|(id, _)| *id)),
-        );
+        ids.extend(self.active.values().flat_map(|a| a.waiting.iter().map(|(id, _)| *id)));
         ids.append(&mut self.checkpoint_wanted);
         if let Some(checkpoint) = self.checkpoint.take() {
             ids.extend(checkpoint.waiters);
@@ -526,28 +464,17 @@ impl Store {
     }
 
     pub(crate) fn record_prev(&self, record: &Record) -> sheepdog_types::Version {
-        self.index
-            .get(record.fragment)
-            .map_or(sheepdog_types::Version::ZERO, |entry| entry.head)
+        self.index.get(record.fragment).map_or(sheepdog_types::Version::ZERO, |entry| entry.head)
     }
 }
 
 /// Reservations look at the chunk's present home and space, so no other write of the fragment, and
 /// no punch in it, may be on its way.
 const fn needs_to_be_alone(command: &Command) -> bool {
-    matches!(
-        command,
-        Command::Zero {
-            kind: crate::command::ZeroKind::Reserve,
-            ..
-        }
-    )
+    matches!(command, Command::Zero { kind: crate::command::ZeroKind::Reserve, .. })
 }
 
 /// The answer to a request outside the fragment.
 pub(crate) fn out_of_range() -> Result<Answer> {
-    Err(Error::new(
-        ErrorKind::Invalid,
-        "blocks outside the fragment",
-    ))
+    Err(Error::new(ErrorKind::Invalid, "blocks outside the fragment"))
 }

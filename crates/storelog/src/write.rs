@@ -36,9 +36,7 @@ pub(crate) struct PendingWrite {
 impl PendingWrite {
     /// Units claimed for it.
     pub fn units(&self) -> impl Iterator<Item = u32> {
-        self.units
-            .iter()
-            .flat_map(|run| run.unit..run.unit + run.count)
+        self.units.iter().flat_map(|run| run.unit..run.unit + run.count)
     }
 }
 
@@ -65,9 +63,7 @@ impl Store {
     ) {
         let bytes: usize = data.iter().map(Bytes::len).sum();
         let count = (bytes / BLOCK_SIZE) as u32;
-        let whole = data
-            .iter()
-            .all(|piece| piece.len().is_multiple_of(BLOCK_SIZE));
+        let whole = data.iter().all(|piece| piece.len().is_multiple_of(BLOCK_SIZE));
         if !whole || !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
         }
@@ -121,11 +117,7 @@ impl Store {
             vid,
             version,
             prev: Version::ZERO,
-            body: Body::Write {
-                start,
-                crcs,
-                extents,
-            },
+            body: Body::Write { start, crcs, extents },
         };
         self.admit(
             PendingWrite {
@@ -163,12 +155,7 @@ impl Store {
                 vid,
                 version,
                 prev: Version::ZERO,
-                body: Body::Zero {
-                    start,
-                    count,
-                    kind,
-                    units: Vec::new(),
-                },
+                body: Body::Zero { start, count, kind, units: Vec::new() },
             },
             payload: Vec::new(),
             need: 0,
@@ -188,13 +175,7 @@ impl Store {
     /// space get it. Nothing else of the fragment is on its way, so what is seen now holds when
     /// the record is applied.
     fn plan_reservation(&mut self, write: &mut PendingWrite, out: &mut Vec<Effect>) -> bool {
-        let Body::Zero {
-            start,
-            count,
-            units,
-            ..
-        } = &mut write.record.body
-        else {
+        let Body::Zero { start, count, units, .. } = &mut write.record.body else {
             return false;
         };
         let (start, count) = (*start, *count);
@@ -236,11 +217,7 @@ impl Store {
         write.ops_left = ranges.len() as u32;
         write.flush_data = !ranges.is_empty();
         for (offset, len) in ranges {
-            self.disk(
-                Purpose::Extent(self.next_write),
-                DiskOp::Allocate { offset, len },
-                out,
-            );
+            self.disk(Purpose::Extent(self.next_write), DiskOp::Allocate { offset, len }, out);
         }
         true
     }
@@ -254,10 +231,7 @@ impl Store {
         forget: bool,
         out: &mut Vec<Effect>,
     ) {
-        let idle = self
-            .active
-            .get(&fragment)
-            .is_none_or(|active| active.unapplied == 0);
+        let idle = self.active.get(&fragment).is_none_or(|active| active.unapplied == 0);
         if idle && self.index.get(fragment).is_none() {
             return out.push(Effect::Reply(command, Ok(Answer::Done)));
         }
@@ -310,10 +284,7 @@ impl Store {
                 return None;
             };
             for unit in run.unit..run.unit + run.count {
-                placed.push(Placed {
-                    chunk: chunk as u8,
-                    unit,
-                });
+                placed.push(Placed { chunk: chunk as u8, unit });
                 chunk += 1;
             }
             runs.push(run);
@@ -326,23 +297,14 @@ impl Store {
     fn release_units(&mut self, runs: &[UnitRun]) {
         let ticket = self.tickets.next();
         for unit in runs.iter().flat_map(|run| run.unit..run.unit + run.count) {
-            let freed = FreedUnit {
-                unit,
-                written: false,
-            };
+            let freed = FreedUnit { unit, written: false };
             self.space.recycle(freed, self.log.next.seq, ticket);
         }
     }
 
     /// A reservation that was refused may have got some of its space in units that stay.
     fn release_reservation(&mut self, record: &Record) {
-        let Body::Zero {
-            start,
-            count,
-            kind: ZeroKind::Reserve,
-            units,
-        } = &record.body
-        else {
+        let Body::Zero { start, count, kind: ZeroKind::Reserve, units } = &record.body else {
             return;
         };
         let per_chunk = self.geometry().blocks_per_chunk();
@@ -350,9 +312,7 @@ impl Store {
             return;
         };
         for ((chunk, mask), placed) in chunk_masks(*start, *count, per_chunk).zip(units) {
-            loaded
-                .fragment
-                .add_stale(record.vid, chunk, placed.unit, mask);
+            loaded.fragment.add_stale(record.vid, chunk, placed.unit, mask);
         }
         self.index.mark_dirty(record.fragment);
         self.dirty_since.get_or_insert(self.now);
@@ -478,10 +438,7 @@ impl Store {
         };
         let records = writes.iter().map(|id| &self.writes[id].record);
         let (header, bytes) = batch::encode(header, records, self.superblock.log_unit);
-        assert!(
-            header.total_bytes() == total,
-            "a batch has the length that was reserved"
-        );
+        assert!(header.total_bytes() == total, "a batch has the length that was reserved");
         let head = PageBuf::copy_of(&bytes).freeze().slice(..bytes.len());
         let mut data = vec![head];
         for id in &writes {
@@ -490,23 +447,14 @@ impl Store {
         let offset = pos % self.superblock.log_bytes;
         self.disk(
             Purpose::Batch,
-            DiskOp::Write {
-                area: Area::Log,
-                offset,
-                data,
-                durable: true,
-            },
+            DiskOp::Write { area: Area::Log, offset, data, durable: true },
             out,
         );
         if flush_data {
             self.disk(Purpose::Batch, DiskOp::Sync { area: Area::Data }, out);
         }
-        self.log.in_flight = Some(InFlightBatch {
-            header,
-            pos,
-            writes,
-            ops_left: 1 + u32::from(flush_data),
-        });
+        self.log.in_flight =
+            Some(InFlightBatch { header, pos, writes, ops_left: 1 + u32::from(flush_data) });
     }
 
     /// The log is full and the host has no space to empty it: writes that need space must not keep
@@ -531,11 +479,7 @@ impl Store {
     /// Answers writes at the queue's front whose extents found no space.
     fn refuse_failed(&mut self, out: &mut Vec<Effect>) {
         while let Some(id) = self.log.queue.front().copied() {
-            if self
-                .writes
-                .get(&id)
-                .is_some_and(|write| write.failed.is_none())
-            {
+            if self.writes.get(&id).is_some_and(|write| write.failed.is_none()) {
                 break;
             }
             self.log.queue.pop_front();
@@ -565,11 +509,7 @@ impl Store {
     fn room_in_log(&self, total: u64) -> Option<u64> {
         let size = self.superblock.log_bytes;
         let offset = self.log.next.pos % size;
-        let skip = if offset + total > size {
-            size - offset
-        } else {
-            0
-        };
+        let skip = if offset + total > size { size - offset } else { 0 };
         let pos = self.log.next.pos + skip;
         (pos + total - self.log.head.pos <= size).then_some(pos)
     }
@@ -599,17 +539,8 @@ impl Store {
             let Some(write) = self.writes.remove(&id) else {
                 continue;
             };
-            self.apply(
-                &write.record,
-                Some(&write.payload),
-                payload_pos,
-                batch.header.seq,
-            );
-            payload_pos += write
-                .payload
-                .iter()
-                .map(|piece| piece.len() as u64)
-                .sum::<u64>();
+            self.apply(&write.record, Some(&write.payload), payload_pos, batch.header.seq);
+            payload_pos += write.payload.iter().map(|piece| piece.len() as u64).sum::<u64>();
             self.stats.records += 1;
             // The acknowledgement: durable, and visible to the next read.
             out.push(Effect::Reply(write.command, Ok(Answer::Done)));

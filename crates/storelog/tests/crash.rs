@@ -8,10 +8,7 @@ mod model;
 use model::run::{Counts, Run};
 
 /// `SHEEPDOG_SEED` is the first of `SHEEPDOG_SEEDS` seeds; without them the first `few`.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one who runs the test says how long"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one who runs the test says how long")]
 fn seeds(few: u64) -> std::ops::Range<u64> {
     let number = |name: &str, default: u64| {
         let value = std::env::var(name).ok();
@@ -52,9 +49,6 @@ fn crashes_anywhere_keep_acknowledged_writes_and_space() {
         // The run met what it is about.
         assert!(total.crashes > 500 && total.kills > 100, "{total:?}");
         assert!(total.torn > 20 && total.replayed > 1000, "{total:?}");
-        assert!(
-            total.checkpoints > 300 && total.acked > 10_000 && total.reads > 5000,
-            "{total:?}"
-        );
+        assert!(total.checkpoints > 300 && total.acked > 10_000 && total.reads > 5000, "{total:?}");
     }
 }

@@ -16,20 +16,11 @@ use sheepdog_storelog::fragment::{Fragment, OwnerSummary};
 use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, Version, Vid};
 
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
-const ID: FragmentId = FragmentId {
-    lineage: LineageId(7),
-    number: 3,
-};
-const VIDS: [Vid; 2] = [
-    Vid::new(5).expect("in range"),
-    Vid::new(0xab_cdef).expect("in range"),
-];
+const ID: FragmentId = FragmentId { lineage: LineageId(7), number: 3 };
+const VIDS: [Vid; 2] = [Vid::new(5).expect("in range"), Vid::new(0xab_cdef).expect("in range")];
 
 const fn version(interval: u64, seq: u64) -> Version {
-    Version {
-        interval: Interval(interval),
-        seq,
-    }
+    Version { interval: Interval(interval), seq }
 }
 
 fn geometry() -> Geometry {
@@ -54,11 +45,7 @@ fn slot() -> CheckpointSlot {
         serial: 9,
         root_page: 1234,
         root_bytes: 5678,
-        replay: LogPosition {
-            pos: 0x1_0000_2000,
-            seq: 77,
-            prev_crc: 0xdead_beef,
-        },
+        replay: LogPosition { pos: 0x1_0000_2000, seq: 77, prev_crc: 0xdead_beef },
     }
 }
 
@@ -71,26 +58,13 @@ fn records() -> Vec<Record> {
         body,
     };
     let placed = |chunk, unit| Placed { chunk, unit };
-    let write = Body::Write {
-        start: 3,
-        crcs: (100..106).collect(),
-        extents: vec![placed(1, 50)],
-    };
-    let zero = |kind, units| Body::Zero {
-        start: 4,
-        count: 8,
-        kind,
-        units,
-    };
+    let write = Body::Write { start: 3, crcs: (100..106).collect(), extents: vec![placed(1, 50)] };
+    let zero = |kind, units| Body::Zero { start: 4, count: 8, kind, units };
     vec![
         record(5, VIDS[0], write),
         record(6, VIDS[1], zero(ZeroKind::Remove, vec![])),
         record(7, VIDS[0], zero(ZeroKind::Marker, vec![])),
-        record(
-            8,
-            VIDS[1],
-            zero(ZeroKind::Reserve, vec![placed(1, 51), placed(2, 52)]),
-        ),
+        record(8, VIDS[1], zero(ZeroKind::Reserve, vec![placed(1, 51), placed(2, 52)])),
         record(9, VIDS[0], Body::DeleteVid { forget: true }),
     ]
 }
@@ -123,17 +97,9 @@ fn fragment() -> Fragment {
 }
 
 fn slots() -> Vec<Option<Slot>> {
-    let owner = |vid, stored_blocks| OwnerSummary {
-        vid,
-        stored_blocks,
-        occupancy: 0b0101,
-    };
-    let slot = |owners| Slot {
-        id: ID,
-        head: version(4, 5),
-        page: PageRun { page: 99, count: 2 },
-        owners,
-    };
+    let owner = |vid, stored_blocks| OwnerSummary { vid, stored_blocks, occupancy: 0b0101 };
+    let slot =
+        |owners| Slot { id: ID, head: version(4, 5), page: PageRun { page: 99, count: 2 }, owners };
     let few = [owner(VIDS[0], 6), owner(VIDS[1], 1024)];
     vec![
         Some(slot(Owners::of(few.into_iter()))),
@@ -149,12 +115,7 @@ fn words() -> Vec<u64> {
 }
 
 fn root() -> Root {
-    Root {
-        serial: 9,
-        entry_pages: vec![5, 0, 7],
-        space_pages: vec![6],
-        unpunched: vec![11, 12],
-    }
+    Root { serial: 9, entry_pages: vec![5, 0, 7], space_pages: vec![6], unpunched: vec![11, 12] }
 }
 
 /// Every structure by the name of its sample.
@@ -163,10 +124,7 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("superblock", superblock().encode()),
         ("slot", slot().encode(LOG_ID)),
         ("batch", encoded_batch().1),
-        (
-            "fragment_page",
-            fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry()),
-        ),
+        ("fragment_page", fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry())),
         ("entry_page", encode_entries(&slots())),
         ("allocation_page", encode_space(UNITS_PER_PAGE, &words())),
         ("root", root().encode()),
@@ -178,9 +136,7 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
 fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
     match name {
         "superblock" => Superblock::decode(bytes).ok().map(|s| s == superblock()),
-        "slot" => CheckpointSlot::decode(LOG_ID, bytes)
-            .ok()
-            .map(|s| s == slot()),
+        "slot" => CheckpointSlot::decode(LOG_ID, bytes).ok().map(|s| s == slot()),
         "batch" => {
             let header = BatchHeader::peek(bytes, LOG_ID, 512).ok()?;
             let found = batch::decode(&header, bytes, geometry()).ok()?;
@@ -195,9 +151,7 @@ fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
             Some(again == written)
         }
         "entry_page" => decode_entries(bytes).ok().map(|s| s == slots()),
-        "allocation_page" => decode_space(UNITS_PER_PAGE, bytes)
-            .ok()
-            .map(|w| w == words()),
+        "allocation_page" => decode_space(UNITS_PER_PAGE, bytes).ok().map(|w| w == words()),
         "root" => Root::decode(9, bytes).ok().map(|r| r == root()),
         other => panic!("{other}?"),
     }
@@ -231,10 +185,7 @@ fn structures_on_users_disks_do_not_change() {
         ("batch", include_str!("samples/batch.txt")),
         ("fragment_page", include_str!("samples/fragment_page.txt")),
         ("entry_page", include_str!("samples/entry_page.txt")),
-        (
-            "allocation_page",
-            include_str!("samples/allocation_page.txt"),
-        ),
+        ("allocation_page", include_str!("samples/allocation_page.txt")),
         ("root", include_str!("samples/root.txt")),
     ];
     for ((name, bytes), (sample, text)) in encoded().into_iter().zip(samples) {

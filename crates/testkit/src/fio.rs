@@ -58,13 +58,7 @@ impl Job {
     /// files.
     #[must_use]
     pub fn new(uri: &str, seed: u64, bytes: u64, dir: &Path) -> Self {
-        Self {
-            uri: uri.to_owned(),
-            seed,
-            bytes,
-            dir: dir.to_owned(),
-            align: 4096,
-        }
+        Self { uri: uri.to_owned(), seed, bytes, dir: dir.to_owned(), align: 4096 }
     }
 
     /// The same with writes that begin and end anywhere but inside a sector.
@@ -114,10 +108,8 @@ impl Job {
     pub fn check(&self) -> Result<Outcome, String> {
         // time, latency, direction, size, offset, …
         let acks = std::fs::read_to_string(self.acks()).unwrap_or_default();
-        let acknowledged: BTreeSet<u64> = acks
-            .lines()
-            .filter_map(|line| line.split(", ").nth(4)?.parse().ok())
-            .collect();
+        let acknowledged: BTreeSet<u64> =
+            acks.lines().filter_map(|line| line.split(", ").nth(4)?.parse().ok()).collect();
         let mut fio = self.command();
         fio.args(["--verify_only=1", "--continue_on_error=verify"]);
         fio.arg("--output-format=json");
@@ -145,14 +137,8 @@ impl Job {
         );
         let lost: Vec<_> = acknowledged.intersection(&bad).take(10).collect();
         if !lost.is_empty() {
-            return Err(format!(
-                "acknowledged writes are lost or damaged, first at {lost:?}"
-            ));
+            return Err(format!("acknowledged writes are lost or damaged, first at {lost:?}"));
         }
-        Ok(Outcome {
-            acknowledged: seen,
-            good: total - wrong,
-            other: wrong,
-        })
+        Ok(Outcome { acknowledged: seen, good: total - wrong, other: wrong })
     }
 }

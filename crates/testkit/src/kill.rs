@@ -92,16 +92,9 @@ pub fn rounds(
 ) -> Result<Report, String> {
     let mut rng = Rng::new(!plan.seed);
     let mut writer = Writer::new(plan);
-    let mut report = Report {
-        seed: plan.seed,
-        rounds: Vec::new(),
-        sent: 0,
-        checked: 0,
-    };
+    let mut report = Report { seed: plan.seed, rounds: Vec::new(), sent: 0, checked: 0 };
     let named = |round: u32, e: String| format!("seed {}, round {round}: {e}", plan.seed);
-    writer
-        .connect(server.socket(), export)
-        .map_err(|e| named(0, e))?;
+    writer.connect(server.socket(), export).map_err(|e| named(0, e))?;
     for number in 1..=rounds {
         let trouble = troubles[usize::try_from(rng.below(troubles.len() as u64)).expect("small")];
         let round = one(server, export, &mut writer, trouble, &mut rng);

@@ -24,10 +24,8 @@ impl SmallFs {
             eprintln!("not root: no small file system, this part is skipped");
             return None;
         }
-        let home = tempfile::Builder::new()
-            .prefix("small-fs-")
-            .tempdir()
-            .expect("a temporary directory");
+        let home =
+            tempfile::Builder::new().prefix("small-fs-").tempdir().expect("a temporary directory");
         let image = home.path().join("image");
         let file = File::create(&image).expect("create the image");
         file.set_len(bytes).expect("size the image");
@@ -55,11 +53,7 @@ impl SmallFs {
     /// # Panics
     /// When the system refuses.
     pub fn set_read_only(&self, read_only: bool) {
-        let option = if read_only {
-            "remount,ro"
-        } else {
-            "remount,rw"
-        };
+        let option = if read_only { "remount,ro" } else { "remount,rw" };
         let mut mount = Command::new("mount");
         mount.args(["-o", option]).arg(&self.point);
         wait_until("mount it anew", || run(&mut mount, b"").code == 0);

@@ -99,11 +99,7 @@ pub fn connect(socket: &Path, export: &str) -> Result<(Sender, Receiver)> {
         return Err(refusal(kind, &text));
     }
     let mut body = Vec::new();
-    body.extend_from_slice(
-        &u32::try_from(export.len())
-            .unwrap_or(u32::MAX)
-            .to_be_bytes(),
-    );
+    body.extend_from_slice(&u32::try_from(export.len()).unwrap_or(u32::MAX).to_be_bytes());
     body.extend_from_slice(export.as_bytes());
     body.extend_from_slice(&0u16.to_be_bytes());
     option(&mut stream, OPT_GO, &body)?;
@@ -125,12 +121,7 @@ pub fn connect(socket: &Path, export: &str) -> Result<(Sender, Receiver)> {
         expected: Arc::clone(&expected),
         parts: BTreeMap::new(),
     };
-    let sender = Sender {
-        stream,
-        expected,
-        next: 1,
-        size,
-    };
+    let sender = Sender { stream, expected, next: 1, size };
     Ok((sender, receiver))
 }
 
@@ -164,11 +155,7 @@ impl Sender {
     ) -> Result<u64> {
         let cookie = self.next;
         self.next += 1;
-        let data = if command == Command::Read {
-            len as usize
-        } else {
-            0
-        };
+        let data = if command == Command::Read { len as usize } else { 0 };
         let mut expected = self.expected.lock().expect("no panic");
         expected.insert(cookie, (offset, data));
         drop(expected);
@@ -237,11 +224,7 @@ impl Receiver {
         if self.take(cookie)?.1 > 0 {
             return Err(broken("a simple reply to a read"));
         }
-        Ok(Reply {
-            cookie,
-            error,
-            data: Vec::new(),
-        })
+        Ok(Reply { cookie, error, data: Vec::new() })
     }
 
     /// One chunk of a structured reply; the reply if it was the last. Chunks of several replies
@@ -265,11 +248,7 @@ impl Receiver {
         if part.error == 0 && part.covered != part.data.len() {
             return Err(broken("a read answered in part"));
         }
-        Ok(Some(Reply {
-            cookie,
-            error: part.error,
-            data: part.data,
-        }))
+        Ok(Some(Reply { cookie, error: part.error, data: part.data }))
     }
 }
 
@@ -284,12 +263,7 @@ struct Part {
 
 impl Part {
     fn new((offset, len): (u64, usize)) -> Self {
-        Self {
-            offset,
-            covered: 0,
-            error: 0,
-            data: vec![0; len],
-        }
+        Self { offset, covered: 0, error: 0, data: vec![0; len] }
     }
 
     fn add(&mut self, kind: u16, body: &[u8]) -> Result<()> {
@@ -354,11 +328,7 @@ impl Client {
     ) -> Result<Reply> {
         let cookie = self.sender.send(command, flags, offset, len, payload)?;
         let reply = self.receiver.receive()?;
-        if reply.cookie == cookie {
-            Ok(reply)
-        } else {
-            Err(broken("another request's answer"))
-        }
+        if reply.cookie == cookie { Ok(reply) } else { Err(broken("another request's answer")) }
     }
 
     /// Reads.

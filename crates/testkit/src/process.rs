@@ -36,10 +36,7 @@ impl Process {
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
         let out = File::options().create(true).append(true).open(log);
         let out = out.unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-        command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone().expect("dup"))
-            .stderr(out);
+        command.stdin(Stdio::null()).stdout(out.try_clone().expect("dup")).stderr(out);
         Self::spawn_as_is(name, command, log)
     }
 
@@ -51,18 +48,10 @@ impl Process {
     #[must_use]
     pub fn spawn_as_is(name: &str, command: &mut Command, log: &Path) -> Self {
         die_with_parent(command);
-        let child = command
-            .spawn()
-            .unwrap_or_else(|e| panic!("start {name}: {e}"));
+        let child = command.spawn().unwrap_or_else(|e| panic!("start {name}: {e}"));
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).expect("pidfd_open");
-        Self {
-            name: name.to_owned(),
-            child,
-            pidfd,
-            log: log.to_owned(),
-            ended: None,
-        }
+        Self { name: name.to_owned(), child, pidfd, log: log.to_owned(), ended: None }
     }
 
     /// Its process id.
@@ -197,10 +186,8 @@ impl Drop for Daemon {
 #[must_use]
 pub fn wait_readable(fds: &[BorrowedFd<'_>], patience: Duration) -> Option<usize> {
     let end = Instant::now() + patience;
-    let mut polled: Vec<PollFd<'_>> = fds
-        .iter()
-        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
-        .collect();
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
     loop {
         let left = end.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).expect("patience fits");
@@ -298,10 +285,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
 /// The exit code as a shell shows it.
 #[must_use]
 pub fn code_of(status: ExitStatus) -> i32 {
-    status
-        .code()
-        .or_else(|| status.signal().map(|s| 128 + s))
-        .unwrap_or(-1)
+    status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(-1)
 }
 
 fn die_with_parent(command: &mut Command) {

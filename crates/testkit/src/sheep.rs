@@ -38,10 +38,7 @@ pub fn free_port() -> u16 {
 }
 
 fn home() -> tempfile::TempDir {
-    tempfile::Builder::new()
-        .prefix("sheep-")
-        .tempdir()
-        .expect("a temporary directory")
+    tempfile::Builder::new().prefix("sheep-").tempdir().expect("a temporary directory")
 }
 
 /// A sheep process in the foreground on loopback, with its directory. Both go when it is dropped.

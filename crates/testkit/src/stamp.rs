@@ -60,9 +60,7 @@ pub fn recognise(data: &[u8], run: u64, block: u64) -> Result<Content, String> {
             "torn: begins as write {seq} of block {its_block}, {wrong} bytes differ from it"
         ))
     } else if its_run != run || its_block != block {
-        Err(format!(
-            "misplaced: write {seq} of block {its_block} in run {its_run}"
-        ))
+        Err(format!("misplaced: write {seq} of block {its_block} in run {its_run}"))
     } else {
         Ok(Content::Write(seq))
     }
@@ -90,10 +88,7 @@ mod tests {
             let range = 512 * sector..512 * (sector + 1);
             let mut torn = data.clone();
             torn[range.clone()].copy_from_slice(&newer[range]);
-            assert!(
-                recognise(&torn, 1, 2).unwrap_err().contains("torn"),
-                "{sector}"
-            );
+            assert!(recognise(&torn, 1, 2).unwrap_err().contains("torn"), "{sector}");
         }
         data[..512].fill(0);
         assert!(recognise(&data, 1, 2).unwrap_err().contains("foreign"));

@@ -47,17 +47,8 @@ struct Model {
 
 impl Model {
     fn new(run: u64, blocks: u64) -> Self {
-        let untouched = Candidate {
-            op: 0,
-            content: Content::Zero,
-            begun: 0,
-            ended: 0,
-        };
-        Self {
-            run,
-            now: 1,
-            blocks: (0..blocks).map(|_| vec![untouched]).collect(),
-        }
+        let untouched = Candidate { op: 0, content: Content::Zero, begun: 0, ended: 0 };
+        Self { run, now: 1, blocks: (0..blocks).map(|_| vec![untouched]).collect() }
     }
 
     fn tick(&mut self) -> u64 {
@@ -237,11 +228,7 @@ impl Writer {
                 }
             }
         });
-        self.connection = Some(Connection {
-            sender,
-            replies,
-            reader: Some(reader),
-        });
+        self.connection = Some(Connection { sender, replies, reader: Some(reader) });
         let unanswered = std::mem::take(&mut self.unanswered);
         for op in &unanswered {
             self.model.end(op, false);
@@ -347,13 +334,7 @@ impl Writer {
             while first < self.plan.blocks && self.in_flight.len() < 8 {
                 let count = step.min(self.plan.blocks - first);
                 let id = self.take_id();
-                let read = Op {
-                    id,
-                    first,
-                    count,
-                    content: Content::Zero,
-                    read: true,
-                };
+                let read = Op { id, first, count, content: Content::Zero, read: true };
                 self.send(read).map_err(|e| format!("verify: {e}"))?;
                 first += count;
             }
@@ -381,25 +362,12 @@ impl Writer {
     fn choose(&mut self) -> Op {
         loop {
             // A quarter of all goes to a few blocks, where it meets others in flight.
-            let span = if self.rng.chance(25) {
-                64.min(self.plan.blocks)
-            } else {
-                self.plan.blocks
-            };
+            let span =
+                if self.rng.chance(25) { 64.min(self.plan.blocks) } else { self.plan.blocks };
             let first = self.rng.below(span);
-            let count = if self.rng.chance(70) {
-                1
-            } else {
-                1 + self.rng.below(self.plan.longest)
-            };
+            let count = if self.rng.chance(70) { 1 } else { 1 + self.rng.below(self.plan.longest) };
             let count = count.min(self.plan.blocks - first);
-            let mut op = Op {
-                id: 0,
-                first,
-                count,
-                content: Content::Zero,
-                read: false,
-            };
+            let mut op = Op { id: 0, first, count, content: Content::Zero, read: false };
             let kind = self.rng.below(100);
             op.read = kind < 15;
             let blocks = op.blocks();
@@ -450,9 +418,7 @@ impl Writer {
         // The cookie is taken before anything can fail: what was half sent is in flight.
         let cookie = connection.sender.next_cookie();
         self.in_flight.insert(cookie, op);
-        connection
-            .sender
-            .send(command, flags, offset, len, &self.buffer)?;
+        connection.sender.send(command, flags, offset, len, &self.buffer)?;
         Ok(())
     }
 
@@ -486,10 +452,7 @@ impl Writer {
         let op = op.ok_or_else(|| format!("an answer to nothing: {}", reply.cookie))?;
         self.release(&op);
         if reply.error != 0 {
-            return Err(format!(
-                "the server reports error {} for {op:?}",
-                reply.error
-            ));
+            return Err(format!("the server reports error {} for {op:?}", reply.error));
         }
         if op.read {
             self.counts.reads += 1;
@@ -509,13 +472,7 @@ mod tests {
     use super::*;
 
     fn write(id: u64) -> Op {
-        Op {
-            id,
-            first: 0,
-            count: 1,
-            content: Content::Write(id),
-            read: false,
-        }
+        Op { id, first: 0, count: 1, content: Content::Write(id), read: false }
     }
 
     fn shows(model: &mut Model, seq: u64) -> Result<(), String> {

@@ -15,12 +15,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 fn plan(seed: u64, blocks: u64) -> Plan {
-    Plan {
-        seed,
-        blocks,
-        depth: 32,
-        longest: 32,
-    }
+    Plan { seed, blocks, depth: 32, longest: 32 }
 }
 
 fn no_acknowledged_write_is_lost(io: &str, count: u32) {
@@ -29,12 +24,7 @@ fn no_acknowledged_write_is_lost(io: &str, count: u32) {
     let _ = sheep.dog().run(&["vdi", "create", "disk", "12M"]).ok();
     // Three fragments, so that writes cross from one to the next.
     let blocks = (12 << 20) / BLOCK as u64;
-    let troubles = [
-        Trouble::Kill,
-        Trouble::Kill,
-        Trouble::HangUp,
-        Trouble::Freeze,
-    ];
+    let troubles = [Trouble::Kill, Trouble::Kill, Trouble::HangUp, Trouble::Freeze];
     let plan = plan(seed, blocks);
     let report = rounds(&mut sheep, "disk", plan, count, &troubles, |n, round| {
         println!("{n}: {round:?}");
@@ -64,12 +54,7 @@ fn fio_finds_all_it_was_promised() {
     for round in 0..4 {
         let name = format!("round{round}");
         let _ = sheep.dog().run(&["vdi", "create", &name, "64M"]).ok();
-        let job = Job::new(
-            &sheep.uri(&name),
-            rng.below(1 << 30),
-            64 << 20,
-            scratch.path(),
-        );
+        let job = Job::new(&sheep.uri(&name), rng.below(1 << 30), 64 << 20, scratch.path());
         // Blocks that several writes share, too.
         let job = if round % 2 == 1 { job.unaligned() } else { job };
         let delay = Duration::from_millis(rng.below(400));
@@ -78,14 +63,9 @@ fn fio_finds_all_it_was_promised() {
         sheep.kill();
         fio.finish();
         sheep.start();
-        let outcome = job
-            .check()
-            .unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
+        let outcome = job.check().unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
         println!("{round}: {outcome:?}");
-        assert!(
-            outcome.good >= outcome.acknowledged,
-            "seed {seed}: {outcome:?}"
-        );
+        assert!(outcome.good >= outcome.acknowledged, "seed {seed}: {outcome:?}");
     }
 }
 
@@ -103,8 +83,7 @@ fn a_delayed_original_never_overtakes_its_resend() {
         sheep.freeze(true);
         for block in 0..8 {
             let offset = block * (2 << 20) + u64::from(round) * 512;
-            old.send(Command::Write, 0, offset, BLOCK as u32, &original)
-                .expect("send");
+            old.send(Command::Write, 0, offset, BLOCK as u32, &original).expect("send");
         }
         if round % 2 == 0 {
             old.hang_up();
@@ -117,17 +96,13 @@ fn a_delayed_original_never_overtakes_its_resend() {
         }
         let mut new = Client::connect(sheep.socket(), "disk").expect("connect again");
         for block in 0..8 {
-            new.write(block * (2 << 20) + u64::from(round) * 512, &resend)
-                .expect("write");
+            new.write(block * (2 << 20) + u64::from(round) * 512, &resend).expect("write");
         }
         for look in 0..3 {
             for block in 0..8 {
                 let offset = block * (2 << 20) + u64::from(round) * 512;
                 let found = new.read(offset, BLOCK as u32).expect("read");
-                assert!(
-                    found == resend,
-                    "round {round}, look {look}, block {block}: overtaken"
-                );
+                assert!(found == resend, "round {round}, look {look}, block {block}: overtaken");
             }
         }
     }
@@ -145,37 +120,27 @@ fn nor_does_it_through_another_door() {
         let (mut old, _replies) = connect(sheep.socket(), "disk").expect("connect");
         sheep.freeze(true);
         for block in 0..32 {
-            old.send(Command::Write, 0, block << 14, BLOCK as u32, &original)
-                .expect("send");
+            old.send(Command::Write, 0, block << 14, BLOCK as u32, &original).expect("send");
         }
         old.hang_up();
         sheep.freeze(false);
-        let _ = dog
-            .feed(&["vdi", "write", "disk", "0", &size], &resend)
-            .ok();
+        let _ = dog.feed(&["vdi", "write", "disk", "0", &size], &resend).ok();
         for look in 0..2 {
             let read = dog.run(&["vdi", "read", "disk", "0", &size]).ok();
-            assert!(
-                read.stdout == resend,
-                "round {round}, look {look}: overtaken"
-            );
+            assert!(read.stdout == resend, "round {round}, look {look}: overtaken");
         }
     }
     for round in 0..12u8 {
         let (original, resend) = (vec![2 * round + 101; 1 << 20], vec![2 * round + 102; BLOCK]);
         let mut command = dog.command();
-        command
-            .args(["vdi", "write", "disk", "0", "8M"])
-            .stdin(Stdio::piped());
+        command.args(["vdi", "write", "disk", "0", "8M"]).stdin(Stdio::piped());
         let log = tempfile::NamedTempFile::new().expect("a log");
         let mut write = Process::spawn_as_is("dog", &mut command, log.path());
         let mut input = write.child().stdin.take().expect("piped");
         // It is connected when its first data is there.
         input.write_all(&original).expect("feed");
         let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
-        wait_until("the first data", || {
-            client.read(0, 1).expect("read") == original[..1]
-        });
+        wait_until("the first data", || client.read(0, 1).expect("read") == original[..1]);
         drop(client);
         sheep.freeze(true);
         input.write_all(&original[..512 << 10]).expect("feed");
@@ -187,8 +152,7 @@ fn nor_does_it_through_another_door() {
         sheep.freeze(false);
         let mut new = Client::connect(sheep.socket(), "disk").expect("connect");
         for block in 0..128 {
-            new.write((1 << 20) + (block << 12), &resend)
-                .expect("write");
+            new.write((1 << 20) + (block << 12), &resend).expect("write");
         }
         for look in 0..3 {
             for block in 0..128 {
@@ -210,9 +174,7 @@ fn sigterm_loses_nothing_and_ends_well() {
     let mut writer = Writer::new(plan(seed, 2048));
     for round in 0..3 {
         let told = |e: String| -> ! { panic!("seed {seed}, round {round}: {e}") };
-        writer
-            .connect(sheep.socket(), "disk")
-            .unwrap_or_else(|e| told(e));
+        writer.connect(sheep.socket(), "disk").unwrap_or_else(|e| told(e));
         let progress = writer.run(700).unwrap_or_else(|e| told(e));
         assert_eq!(progress, Progress::Reached);
         writer.fill(u64::MAX).expect("still there");
@@ -230,7 +192,5 @@ fn sigterm_loses_nothing_and_ends_well() {
     }
     writer.connect(sheep.socket(), "disk").expect("connect");
     writer.drain().expect("answers");
-    writer
-        .verify()
-        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    writer.verify().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
 }

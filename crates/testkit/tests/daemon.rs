@@ -9,10 +9,7 @@ use std::process::Command;
 
 fn start(store: &Path, pidfile: &Path, port: u16) -> Ended {
     let mut sheep = Command::new(sheepdog_testkit::bins::bin("sheep"));
-    sheep
-        .args(["-b", "127.0.0.1", "-p", &port.to_string(), "-P"])
-        .arg(pidfile)
-        .arg(store);
+    sheep.args(["-b", "127.0.0.1", "-p", &port.to_string(), "-P"]).arg(pidfile).arg(store);
     run(&mut sheep, b"")
 }
 
@@ -33,10 +30,7 @@ fn a_daemon_is_ready_when_its_start_returns() {
     let _ = started.ok();
     let dog = Dog::new(port);
     let info = dog.run(&["cluster", "info"]).ok().text();
-    assert!(
-        info.starts_with("Cluster status: Waiting for cluster to be formatted"),
-        "{info}"
-    );
+    assert!(info.starts_with("Cluster status: Waiting for cluster to be formatted"), "{info}");
     let _ = dog.run(&["cluster", "format", "-c", "1"]).ok();
     let info = dog.run(&["cluster", "info"]).ok().text();
     assert!(info.starts_with("Cluster status: running"), "{info}");
@@ -46,11 +40,7 @@ fn a_daemon_is_ready_when_its_start_returns() {
     let second = start(&store, &home.path().join("pid2"), free_port());
     assert_eq!(second.code, 1, "{}", second.stderr);
     assert_eq!(second.stderr.lines().count(), 1, "{}", second.stderr);
-    assert!(
-        second.stderr.contains("another sheep daemon is using"),
-        "{}",
-        second.stderr
-    );
+    assert!(second.stderr.contains("another sheep daemon is using"), "{}", second.stderr);
     let other = start(&home.path().join("other"), &home.path().join("pid3"), port);
     assert_eq!(other.code, 1, "{}", other.stderr);
     assert_eq!(other.stderr.lines().count(), 1, "{}", other.stderr);

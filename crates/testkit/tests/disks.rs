@@ -45,16 +45,9 @@ fn sizes_are_exact_to_the_byte() {
     let mut sheep = Sheep::new();
     let dog = sheep.dog();
     // Neither is a multiple of anything, and a double can hold neither.
-    let sizes = [
-        ("odd", (1u64 << 53) + 1),
-        ("huge", (16 << 50) - 1),
-        ("none", 0),
-        ("one", 1),
-    ];
+    let sizes = [("odd", (1u64 << 53) + 1), ("huge", (16 << 50) - 1), ("none", 0), ("one", 1)];
     for (name, size) in sizes {
-        let _ = dog
-            .run(&["vdi", "create", "-y", name, &size.to_string()])
-            .ok();
+        let _ = dog.run(&["vdi", "create", "-y", name, &size.to_string()]).ok();
     }
     for _ in 0..2 {
         for (name, size) in sizes {
@@ -141,21 +134,14 @@ fn a_renamed_vdi_is_the_same_disk() {
     old.write(5, b"under way").expect("the connection lives");
     content[5..14].copy_from_slice(b"under way");
     assert!(Client::connect(sheep.socket(), "kept").is_err());
-    assert_eq!(
-        open(&sheep, "other").read(5, 9).expect("read"),
-        b"under way"
-    );
+    assert_eq!(open(&sheep, "other").read(5, 9).expect("read"), b"under way");
     sheep.kill();
     sheep.start();
     // The old name is free.
     let _ = dog.run(&["vdi", "create", "kept", "1M"]).ok();
     let taken = dog.run(&["vdi", "rename", "other", "kept"]);
     assert_eq!(taken.code, 1, "{}", taken.stderr);
-    assert!(
-        taken.stderr.contains("VDI exists already"),
-        "{}",
-        taken.stderr
-    );
+    assert!(taken.stderr.contains("VDI exists already"), "{}", taken.stderr);
     let _ = dog.run(&["vdi", "delete", "kept"]).ok();
     let _ = dog.run(&["vdi", "rename", "other", "kept"]).ok();
     assert_kept(&sheep, &content);
@@ -194,9 +180,7 @@ fn a_deleted_vdi_is_gone_and_so_is_its_space() {
         for at in 0..48 {
             Rng::new(at).fill(&mut data);
             client.write(at << 22, &data).expect("write");
-            client
-                .write((at << 22) + 3 * MIB + 17, &data[..5000])
-                .expect("write");
+            client.write((at << 22) + 3 * MIB + 17, &data[..5000]).expect("write");
         }
         let reserved = client.call(Command::WriteZeroes, 2, 900 * MIB, 8 << 20, &[]);
         assert_eq!(reserved.expect("an answer").error, 0);
@@ -306,19 +290,14 @@ fn reserved_space_is_there_when_the_disk_is_full() {
     let mut data = vec![0; 1 << 20];
     for at in 0..32 {
         Rng::new(at).fill(&mut data);
-        client
-            .write(at << 20, &data)
-            .unwrap_or_else(|e| panic!("MiB {at}: {e}"));
+        client.write(at << 20, &data).unwrap_or_else(|e| panic!("MiB {at}: {e}"));
     }
     sheep.kill();
     sheep.start();
     let mut client = open(&sheep, "thick");
     for at in 0..32 {
         Rng::new(at).fill(&mut data);
-        assert!(
-            client.read(at << 20, 1 << 20).expect("read") == data,
-            "{at}"
-        );
+        assert!(client.read(at << 20, 1 << 20).expect("read") == data, "{at}");
     }
     sheep.stop();
 }
@@ -334,21 +313,10 @@ fn the_tcp_door_is_another_door_to_the_same_disks() {
     let _ = run(&mut io, b"").ok();
     let found = open(&sheep, "disk").read(1000, 70000).expect("read");
     assert!(found.iter().all(|b| *b == 7));
-    let info = run(command("nbdinfo").args(["--json", &uri]), b"")
-        .ok()
-        .text();
+    let info = run(command("nbdinfo").args(["--json", &uri]), b"").ok().text();
     let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
     let export = &info["exports"][0];
-    for able in [
-        "cache",
-        "df",
-        "fast_zero",
-        "flush",
-        "fua",
-        "multi_conn",
-        "trim",
-        "zero",
-    ] {
+    for able in ["cache", "df", "fast_zero", "flush", "fua", "multi_conn", "trim", "zero"] {
         assert_eq!(export[format!("can_{able}")], true, "{able}: {export:#}");
     }
     assert_eq!(export["is_read_only"], false);
@@ -362,9 +330,7 @@ fn a_dog_that_is_killed_while_it_writes_leaves_old_or_new() {
     let new = vec![0xa5; KEPT as usize];
     for kib in [0, 1, 500, 3000, 7000] {
         let mut write = sheep.dog().command();
-        write
-            .args(["vdi", "write", "kept"])
-            .stdin(std::process::Stdio::piped());
+        write.args(["vdi", "write", "kept"]).stdin(std::process::Stdio::piped());
         let log = tempfile::NamedTempFile::new().expect("a log");
         let mut write = Process::spawn_as_is("dog", &mut write, log.path());
         let mut input = write.child().stdin.take().expect("piped");

@@ -36,10 +36,7 @@ impl Promises {
 }
 
 fn disks(sheep: &Sheep) -> [Disk; 2] {
-    ["root", "data"].map(|vdi| Disk {
-        socket: sheep.socket().to_owned(),
-        export: vdi.to_owned(),
-    })
+    ["root", "data"].map(|vdi| Disk { socket: sheep.socket().to_owned(), export: vdi.to_owned() })
 }
 
 fn sheep_with_disks(home: &Path) -> Sheep {
@@ -69,13 +66,7 @@ fn judge(sheep: &Sheep, home: &Path, promises: &Promises, crashed: bool) {
     let files = home.join("files");
     std::fs::create_dir(&files).expect("make a directory");
     let dump = format!("rdump / {}", files.display());
-    let _ = run(
-        command("debugfs")
-            .args(["-R", &dump])
-            .arg(home.join("data.raw")),
-        b"",
-    )
-    .ok();
+    let _ = run(command("debugfs").args(["-R", &dump]).arg(home.join("data.raw")), b"").ok();
     for (file, sum) in &promises.0 {
         let path = files.join(format!("file{file}"));
         let found = run(Command::new("sha256sum").arg(&path), b"").ok().text();
@@ -90,9 +81,7 @@ fn a_guest_keeps_its_data_while_its_sheep_is_killed() {
     let mut sheep = sheep_with_disks(home.path());
     let seed = Rng::fresh_seed();
     let mut rng = Rng::new(seed);
-    let mut kills: Vec<u32> = (0..3)
-        .map(|_| 2 + u32::try_from(rng.below(35)).unwrap())
-        .collect();
+    let mut kills: Vec<u32> = (0..3).map(|_| 2 + u32::try_from(rng.below(35)).unwrap()).collect();
     kills.sort_unstable();
     kills.dedup();
     println!("seed {seed}: killed at files {kills:?}");
@@ -102,10 +91,7 @@ fn a_guest_keeps_its_data_while_its_sheep_is_killed() {
     let mut machine = Machine::boot(home.path(), &disks(&sheep), &format!("write files={FILES}"));
     while let Some(report) = machine.report() {
         // The file is in the guest's memory and it syncs now.
-        if promises
-            .note(&report)
-            .is_some_and(|file| kills.contains(&file))
-        {
+        if promises.note(&report).is_some_and(|file| kills.contains(&file)) {
             sheep.kill();
             sheep.start();
             killed += 1;

@@ -26,12 +26,7 @@ fn disk(bytes: u64) -> (tempfile::TempDir, PathBuf) {
 const BLOCKS: u64 = 2048;
 
 fn plan() -> Plan {
-    Plan {
-        seed: Rng::fresh_seed(),
-        blocks: BLOCKS,
-        depth: 32,
-        longest: 16,
-    }
+    Plan { seed: Rng::fresh_seed(), blocks: BLOCKS, depth: 32, longest: 16 }
 }
 
 #[test]

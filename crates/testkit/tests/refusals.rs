@@ -23,12 +23,7 @@ struct Case {
 }
 
 fn case<W: AsRef<OsStr>>(code: i32, says: &'static str, words: &[W]) -> Case {
-    Case {
-        words: words.iter().map(|w| w.as_ref().to_owned()).collect(),
-        code,
-        says,
-        lines: 1,
-    }
+    Case { words: words.iter().map(|w| w.as_ref().to_owned()).collect(), code, says, lines: 1 }
 }
 
 /// A case of old whose text has two lines.
@@ -116,58 +111,26 @@ fn dog_refuses_what_makes_no_sense() {
         words(64, "Please specify the VDI size", "vdi create new"),
         words(64, too_big, "vdi create new 5T"),
         words(64, too_big, "vdi create new 4398046511105"),
-        words(
-            64,
-            "larger than 1.0 TB",
-            "vdi create new -z 20 1099511627777",
-        ),
-        words(
-            64,
-            "larger than 2.0 PB",
-            "vdi create new -z 31 2251799813685249",
-        ),
+        words(64, "larger than 1.0 TB", "vdi create new -z 20 1099511627777"),
+        words(64, "larger than 2.0 PB", "vdi create new -z 31 2251799813685249"),
         words(64, "VDI size is too large", "vdi create new 17P -y"),
-        words(
-            64,
-            "VDI size is too large",
-            "vdi create new 18014398509481985 -y",
-        ),
+        words(64, "VDI size is too large", "vdi create new 18014398509481985 -y"),
         words(1, "Object Size is limited", "vdi create new 1G -z 32"),
         words(1, "Object Size is larger", "vdi create new 1G -z 19"),
         words(1, "both -y and -z", "vdi create new 1G -y -z 22"),
-        words(
-            64,
-            "Shrinking VDIs is not implemented",
-            "vdi resize kept 4M",
-        ),
-        words(
-            64,
-            "Shrinking VDIs is not implemented",
-            "vdi resize kept 8388607",
-        ),
+        words(64, "Shrinking VDIs is not implemented", "vdi resize kept 4M"),
+        words(64, "Shrinking VDIs is not implemented", "vdi resize kept 8388607"),
         words(64, "New VDI size is too large", "vdi resize kept 5T"),
         words(1, "No VDI found", "vdi resize missing 1G"),
         words(1, "No VDI found", "vdi rename missing other"),
         words(1, "No VDI found", "vdi read missing"),
         words(1, "No VDI found", "vdi info missing"),
         words(1, "No VDI found", "vdi export missing /dev/null"),
-        words(
-            1,
-            "Read offset is beyond the end of the VDI",
-            "vdi read kept 8388609",
-        ),
-        words(
-            1,
-            "Read offset is beyond the end of the VDI",
-            "vdi read kept 18446744073709551615",
-        ),
+        words(1, "Read offset is beyond the end of the VDI", "vdi read kept 8388609"),
+        words(1, "Read offset is beyond the end of the VDI", "vdi read kept 18446744073709551615"),
         words(1, "beyond the end of the VDI", "vdi write kept 8388609"),
         words(1, "beyond the end of the VDI", "vdi write kept 4M 5M"),
-        words(
-            1,
-            "beyond the end of the VDI",
-            "vdi write kept 4M 18446744073709551615",
-        ),
+        words(1, "beyond the end of the VDI", "vdi write kept 4M 18446744073709551615"),
         words(0, "No VDI found", "vdi delete missing"),
         words(64, port, "vdi list -p 0"),
         words(64, port, "vdi list -p 65536"),
@@ -176,25 +139,13 @@ fn dog_refuses_what_makes_no_sense() {
         words(1, "/no/such/file", "vdi import new /no/such/file"),
     ];
     for bad in ["", "x", "-1", "1Z", "1GG", "1e3", "99999999999999999999"] {
-        cases.push(two_lines(case(
-            64,
-            size,
-            &["vdi", "create", "--", "new", bad],
-        )));
-        cases.push(two_lines(case(
-            64,
-            size,
-            &["vdi", "resize", "--", "kept", bad],
-        )));
+        cases.push(two_lines(case(64, size, &["vdi", "create", "--", "new", bad])));
+        cases.push(two_lines(case(64, size, &["vdi", "resize", "--", "kept", bad])));
     }
     let image = tempfile::NamedTempFile::new().expect("an image");
     let path = image.path().as_os_str();
     let import = ["vdi", "import", "kept"].map(OsStr::new);
-    cases.push(case(
-        1,
-        "VDI exists already",
-        &[&import[..], &[path]].concat(),
-    ));
+    cases.push(case(1, "VDI exists already", &[&import[..], &[path]].concat()));
     for case in &cases {
         let ended = run(sheep.dog().command().args(&case.words), b"");
         check(case, &ended);
@@ -215,10 +166,7 @@ fn a_truncated_image_is_refused_and_leaves_nothing_usable() {
     std::fs::write(&raw, &content).expect("write");
     let whole = home.path().join("whole.qcow2");
     let mut convert = command("qemu-img");
-    convert
-        .args(["convert", "-f", "raw", "-O", "qcow2"])
-        .arg(&raw)
-        .arg(&whole);
+    convert.args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&whole);
     let _ = run(&mut convert, b"").ok();
     let bytes = std::fs::read(&whole).expect("read");
     // In the header, in the tables, in the data.
@@ -226,9 +174,7 @@ fn a_truncated_image_is_refused_and_leaves_nothing_usable() {
         let cut = home.path().join("cut.qcow2");
         std::fs::write(&cut, &bytes[..len]).expect("write");
         let path = cut.to_str().expect("a plain path");
-        let ended = sheep
-            .dog()
-            .run(&["vdi", "import", "cut", "--format", "qcow2", path]);
+        let ended = sheep.dog().run(&["vdi", "import", "cut", "--format", "qcow2", path]);
         assert_eq!(ended.code, 1, "{len}: {}", ended.stderr);
         assert_eq!(ended.stderr.lines().count(), 1, "{len}: {}", ended.stderr);
         // Nothing was made, or what was made cannot be mistaken for the image.
@@ -252,9 +198,7 @@ fn an_interrupted_import_is_marked_until_it_is_done_again() {
     // dog reads an image that never ends, and is killed once sheep has taken some of it.
     let log = home.path().join("dog.log");
     let mut import = sheep.dog().command();
-    import
-        .args(["vdi", "import", "half", "--format", "raw", "--size", "8M"])
-        .arg("-");
+    import.args(["vdi", "import", "half", "--format", "raw", "--size", "8M"]).arg("-");
     import.stdin(std::process::Stdio::piped());
     let mut import = sheepdog_testkit::process::Process::spawn_as_is("dog", &mut import, &log);
     let mut image = import.child().stdin.take().expect("piped");
@@ -297,17 +241,8 @@ fn requests_beyond_the_end_are_refused_and_the_connection_lives() {
         (Command::Trim, u64::MAX - 4095, 4096, EINVAL),
     ];
     for (command, offset, len, error) in cases {
-        let payload = vec![
-            0xee;
-            if command == Command::Write {
-                len as usize
-            } else {
-                0
-            }
-        ];
-        let reply = client
-            .call(command, 0, offset, len, &payload)
-            .expect("an answer");
+        let payload = vec![0xee; if command == Command::Write { len as usize } else { 0 }];
+        let reply = client.call(command, 0, offset, len, &payload).expect("an answer");
         assert_eq!(reply.error, error, "{command:?} {offset} {len}");
     }
     assert_eq!(client.read(0, 4096).expect("it lives"), &content[..4096]);

@@ -166,9 +166,7 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
     // Room is made by discarding, on the full disk, and used again once it is given back.
-    let reply = client
-        .call(Command::Trim, 0, 0, 8 << 20, &[])
-        .expect("an answer");
+    let reply = client.call(Command::Trim, 0, 0, 8 << 20, &[]).expect("an answer");
     assert_eq!(reply.error, 0);
     wait_until("there is room again", || {
         let reply = client.call(Command::Write, 0, 0, 4096, &data[..4096]);

@@ -41,57 +41,14 @@ fn qemu_img_converts_and_compares() {
     let bytes = 37 * MIB + 512 * 3;
     let raw = image(home.path(), bytes, 1);
     let sheep = Sheep::new();
-    let _ = sheep
-        .dog()
-        .run(&["vdi", "create", "disk", &bytes.to_string()])
-        .ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", &bytes.to_string()]).ok();
     let uri = sheep.uri("disk");
-    let _ = tool(&[
-        "qemu-img",
-        "convert",
-        "-n",
-        "-f",
-        "raw",
-        "-O",
-        "raw",
-        text(&raw),
-        &uri,
-    ])
-    .ok();
-    let _ = tool(&[
-        "qemu-img",
-        "compare",
-        "-f",
-        "raw",
-        "-F",
-        "raw",
-        text(&raw),
-        &uri,
-    ])
-    .ok();
+    let _ = tool(&["qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", text(&raw), &uri]).ok();
+    let _ = tool(&["qemu-img", "compare", "-f", "raw", "-F", "raw", text(&raw), &uri]).ok();
     let back = home.path().join("back.qcow2");
-    let _ = tool(&[
-        "qemu-img",
-        "convert",
-        "-f",
-        "raw",
-        "-O",
-        "qcow2",
-        &uri,
-        text(&back),
-    ])
-    .ok();
-    let _ = tool(&[
-        "qemu-img",
-        "compare",
-        "-f",
-        "raw",
-        "-F",
-        "qcow2",
-        text(&raw),
-        text(&back),
-    ])
-    .ok();
+    let _ = tool(&["qemu-img", "convert", "-f", "raw", "-O", "qcow2", &uri, text(&back)]).ok();
+    let _ =
+        tool(&["qemu-img", "compare", "-f", "raw", "-F", "qcow2", text(&raw), text(&back)]).ok();
 }
 
 #[test]
@@ -104,23 +61,11 @@ fn images_come_in_and_go_out() {
     for (name, options) in [("plain", &[][..]), ("packed", &["-c"])] {
         let qcow2 = home.path().join(format!("{name}.qcow2"));
         let mut convert = command("qemu-img");
-        convert
-            .args(["convert", "-f", "raw", "-O", "qcow2"])
-            .args(options);
+        convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args(options);
         let _ = run(convert.arg(&raw).arg(&qcow2), b"").ok();
         let _ = dog.run(&["vdi", "import", name, text(&qcow2)]).ok();
         let uri = sheep.uri(name);
-        let _ = tool(&[
-            "qemu-img",
-            "compare",
-            "-f",
-            "raw",
-            "-F",
-            "raw",
-            text(&raw),
-            &uri,
-        ])
-        .ok();
+        let _ = tool(&["qemu-img", "compare", "-f", "raw", "-F", "raw", text(&raw), &uri]).ok();
     }
     let _ = dog.run(&["vdi", "import", "bare", text(&raw)]).ok();
     let out = home.path().join("out.raw");
@@ -129,17 +74,7 @@ fn images_come_in_and_go_out() {
     let out = home.path().join("out.qcow2");
     let _ = dog.run(&["vdi", "export", "packed", text(&out)]).ok();
     let _ = tool(&["qemu-img", "check", "-f", "qcow2", text(&out)]).ok();
-    let _ = tool(&[
-        "qemu-img",
-        "compare",
-        "-f",
-        "raw",
-        "-F",
-        "qcow2",
-        text(&raw),
-        text(&out),
-    ])
-    .ok();
+    let _ = tool(&["qemu-img", "compare", "-f", "raw", "-F", "qcow2", text(&raw), text(&out)]).ok();
 }
 
 #[test]
@@ -148,20 +83,11 @@ fn nbdcopy_copies_both_ways() {
     let bytes = 21 * MIB + 512;
     let raw = image(home.path(), bytes, 3);
     let sheep = Sheep::new();
-    let _ = sheep
-        .dog()
-        .run(&["vdi", "create", "disk", &bytes.to_string()])
-        .ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", &bytes.to_string()]).ok();
     // Four connections: multi-conn.
     let _ = tool(&["nbdcopy", "--connections=4", text(&raw), &sheep.uri("disk")]).ok();
     let back = home.path().join("back.raw");
-    let _ = tool(&[
-        "nbdcopy",
-        "--connections=4",
-        &sheep.uri("disk"),
-        text(&back),
-    ])
-    .ok();
+    let _ = tool(&["nbdcopy", "--connections=4", &sheep.uri("disk"), text(&back)]).ok();
     assert!(std::fs::read(&back).expect("read") == std::fs::read(&raw).expect("read"));
 }
 
@@ -193,28 +119,16 @@ fn nbdinfo_shows_exports_and_maps() {
     let listed = tool(&["nbdinfo", "--list", "--json", &list]).ok().text();
     let listed: serde_json::Value = serde_json::from_str(&listed).expect("JSON");
     let exports = listed["exports"].as_array().expect("a list");
-    let mut names: Vec<_> = exports
-        .iter()
-        .map(|e| e["export-name"].as_str().expect("a name"))
-        .collect();
+    let mut names: Vec<_> =
+        exports.iter().map(|e| e["export-name"].as_str().expect("a name")).collect();
     names.sort_unstable();
     assert_eq!(names, ["thick", "thin"]);
 
-    assert_eq!(
-        map(&sheep.uri("thin")),
-        [(0, 32 * MIB, "hole,zero".to_owned())]
-    );
+    assert_eq!(map(&sheep.uri("thin")), [(0, 32 * MIB, "hole,zero".to_owned())]);
     assert_eq!(map(&sheep.uri("thick")), [(0, 8 * MIB, "zero".to_owned())]);
     // Across the border between two fragments, and one block of the last.
     let mut write = command("qemu-io");
-    write.args([
-        "-f",
-        "raw",
-        "-c",
-        "write -P 1 3M 2M",
-        "-c",
-        "write -P 2 32764k 4k",
-    ]);
+    write.args(["-f", "raw", "-c", "write -P 1 3M 2M", "-c", "write -P 2 32764k 4k"]);
     let _ = run(write.arg(sheep.uri("thin")), b"").ok();
     let (hole, data) = ("hole,zero".to_owned(), "data".to_owned());
     let expected = [
@@ -297,18 +211,8 @@ fn fio_verifies_unaligned_traffic() {
     let _ = sheep.dog().run(&["vdi", "create", "disk", "32M"]).ok();
     let mut fio = command("fio");
     fio.current_dir(sheep.store().parent().expect("a parent"))
-        .args([
-            "--name=job",
-            "--ioengine=nbd",
-            "--rw=randwrite",
-            "--bsrange=512-96k",
-        ])
-        .args([
-            "--blockalign=512",
-            "--iodepth=16",
-            "--size=32M",
-            "--verify=crc32c",
-        ])
+        .args(["--name=job", "--ioengine=nbd", "--rw=randwrite", "--bsrange=512-96k"])
+        .args(["--blockalign=512", "--iodepth=16", "--size=32M", "--verify=crc32c"])
         .args(["--verify_state_save=0", "--verify_fatal=1"])
         .arg(format!("--uri={}", sheep.uri("disk")));
     let _ = run(&mut fio, b"").ok();
@@ -320,12 +224,7 @@ fn discarded_space_returns_to_the_host() {
     let _ = sheep.dog().run(&["vdi", "create", "disk", "64M"]).ok();
     let store = sheep.store().to_owned();
     let used = || -> u64 {
-        let du = run(
-            std::process::Command::new("du")
-                .args(["-s", "-B1"])
-                .arg(&store),
-            b"",
-        );
+        let du = run(std::process::Command::new("du").args(["-s", "-B1"]).arg(&store), b"");
         let du = du.ok().text();
         let number = du.split_whitespace().next().expect("a number");
         number.parse().expect("a number")
@@ -355,9 +254,7 @@ fn discarded_space_returns_to_the_host() {
     );
     // Single blocks too, between blocks that stay.
     io(&sheep, &["write -P 7 32M 8M"]);
-    let words: Vec<_> = (0..1024)
-        .map(|at| format!("discard {}k 4k", 32768 + 8 * at))
-        .collect();
+    let words: Vec<_> = (0..1024).map(|at| format!("discard {}k 4k", 32768 + 8 * at)).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     io(&sheep, &words);
     wait_until("space returns", || used() <= before + 6 * MIB);
@@ -369,21 +266,13 @@ fn discarded_space_returns_to_the_host() {
 #[test]
 fn the_largest_disk_is_usable_to_its_last_byte() {
     let sheep = Sheep::new();
-    let _ = sheep
-        .dog()
-        .run(&["vdi", "create", "-y", "huge", "16P"])
-        .ok();
+    let _ = sheep.dog().run(&["vdi", "create", "-y", "huge", "16P"]).ok();
     let uri = sheep.uri("huge");
     let size = tool(&["nbdinfo", "--size", &uri]).ok().text();
     assert_eq!(size.trim(), (16u64 << 50).to_string());
     let mut io = command("qemu-io");
     io.args(["-f", "raw", "-c", "write -P 9 18014398509481472 512"]);
-    io.args([
-        "-c",
-        "read -P 9 18014398509481472 512",
-        "-c",
-        "read -P 0 1P 64k",
-    ]);
+    io.args(["-c", "read -P 9 18014398509481472 512", "-c", "read -P 0 1P 64k"]);
     let ended = run(io.arg(&uri), b"").ok();
     assert!(!ended.text().contains("failed"), "{}", ended.text());
 }

@@ -56,13 +56,7 @@ impl PageBuf {
     fn take(bytes: usize) -> (Self, bool) {
         let blocks = bytes.div_ceil(BLOCK_SIZE);
         if blocks == 0 {
-            return (
-                Self {
-                    pages: Vec::new(),
-                    blocks,
-                },
-                true,
-            );
+            return (Self { pages: Vec::new(), blocks }, true);
         }
         let pages = blocks.next_power_of_two();
         let pooled = (pages <= POOLED_PAGES_MAX)
@@ -78,20 +72,10 @@ impl PageBuf {
             .flatten();
         match pooled {
             Some(pages) => (Self { pages, blocks }, false),
-            None if pages <= POOLED_PAGES_MAX => (
-                Self {
-                    pages: vec![Page([0; BLOCK_SIZE]); pages],
-                    blocks,
-                },
-                true,
-            ),
-            None => (
-                Self {
-                    pages: vec![Page([0; BLOCK_SIZE]); blocks],
-                    blocks,
-                },
-                true,
-            ),
+            None if pages <= POOLED_PAGES_MAX => {
+                (Self { pages: vec![Page([0; BLOCK_SIZE]); pages], blocks }, true)
+            }
+            None => (Self { pages: vec![Page([0; BLOCK_SIZE]); blocks], blocks }, true),
         }
     }
 
@@ -197,18 +181,11 @@ mod tests {
         let address = buf.as_ref().as_ptr();
         drop(buf);
         let again = PageBuf::zeroed(4 * BLOCK_SIZE);
-        assert_eq!(
-            again.as_ref().as_ptr(),
-            address,
-            "sizes of one power of two share memory"
-        );
+        assert_eq!(again.as_ref().as_ptr(), address, "sizes of one power of two share memory");
         assert!(again.as_ref().iter().all(|b| *b == 0));
         drop(again.freeze());
         let short = PageBuf::copy_of(&[7; 3 * BLOCK_SIZE - 10]);
-        assert_eq!(
-            (short.len(), short.as_ref()[3 * BLOCK_SIZE - 10]),
-            (3 * BLOCK_SIZE, 0)
-        );
+        assert_eq!((short.len(), short.as_ref()[3 * BLOCK_SIZE - 10]), (3 * BLOCK_SIZE, 0));
         assert!(PageBuf::zeroed(0).is_empty());
     }
 

@@ -79,10 +79,7 @@ impl ErrorKind {
     /// know (it can only say that something failed).
     #[must_use]
     pub fn from_code(code: u8) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|k| k.code() == code)
-            .unwrap_or(Self::Internal)
+        Self::ALL.into_iter().find(|k| k.code() == code).unwrap_or(Self::Internal)
     }
 
     /// The sentence users and scripts know it by.
@@ -131,11 +128,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// `context` is one line without a full stop; empty when the kind says it all.
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self {
-            kind,
-            context: context.into(),
-            source: None,
-        }
+        Self { kind, context: context.into(), source: None }
     }
 
     /// As [`Error::new`], with its cause.
@@ -144,11 +137,7 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self {
-            kind,
-            context: context.into(),
-            source: Some(source.into()),
-        }
+        Self { kind, context: context.into(), source: Some(source.into()) }
     }
 
     /// What the caller must do.
@@ -218,9 +207,6 @@ mod tests {
             "write the log",
             std::io::Error::from(std::io::ErrorKind::UnexpectedEof),
         );
-        assert_eq!(
-            error.full(),
-            "I/O error: write the log: unexpected end of file"
-        );
+        assert_eq!(error.full(), "I/O error: write the log: unexpected end of file");
     }
 }

@@ -13,10 +13,7 @@ pub struct Geometry {
 
 impl Geometry {
     /// The product's: chunks of 64 KiB, fragments of 4 MiB.
-    pub const STANDARD: Self = Self {
-        blocks_per_chunk: 16,
-        chunks_per_fragment: 64,
-    };
+    pub const STANDARD: Self = Self { blocks_per_chunk: 16, chunks_per_fragment: 64 };
 
     /// `None` unless both are powers of two within their limits (a chunk's blocks fit a 16-bit
     /// mask, a fragment's chunks a 64-bit one).
@@ -27,10 +24,7 @@ impl Geometry {
             && chunks_per_fragment.is_power_of_two()
             && chunks_per_fragment <= 64
         {
-            Some(Self {
-                blocks_per_chunk,
-                chunks_per_fragment,
-            })
+            Some(Self { blocks_per_chunk, chunks_per_fragment })
         } else {
             None
         }

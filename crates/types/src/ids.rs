@@ -13,11 +13,7 @@ impl Vid {
     /// `None` for 0 and for values beyond 24 bits.
     #[must_use]
     pub const fn new(value: u32) -> Option<Self> {
-        if value == 0 || value >= Self::COUNT {
-            None
-        } else {
-            Some(Self(value))
-        }
+        if value == 0 || value >= Self::COUNT { None } else { Some(Self(value)) }
     }
 
     /// The bare number, in `1..2^24`.
@@ -64,10 +60,7 @@ impl FragmentId {
     /// Smallest and largest possible fragment of a lineage, for range scans.
     #[must_use]
     pub const fn range_of(lineage: LineageId) -> std::ops::RangeInclusive<Self> {
-        Self { lineage, number: 0 }..=Self {
-            lineage,
-            number: u64::MAX,
-        }
+        Self { lineage, number: 0 }..=Self { lineage, number: u64::MAX }
     }
 }
 
@@ -92,10 +85,7 @@ pub struct Version {
 
 impl Version {
     /// The head of a fragment that was never written.
-    pub const ZERO: Self = Self {
-        interval: Interval(0),
-        seq: 0,
-    };
+    pub const ZERO: Self = Self { interval: Interval(0), seq: 0 };
 }
 
 impl fmt::Display for Version {
@@ -134,19 +124,13 @@ mod tests {
     fn vid_has_24_bits_and_is_never_zero() {
         assert_eq!(Vid::new(0), None);
         assert_eq!(Vid::new(1 << 24), None);
-        assert_eq!(
-            Vid::new(0x7c_2b25).map(|v| v.to_string()),
-            Some("7c2b25".to_owned())
-        );
+        assert_eq!(Vid::new(0x7c_2b25).map(|v| v.to_string()), Some("7c2b25".to_owned()));
         assert_eq!(Vid::new(0xff_ffff).map(Vid::get), Some(0xff_ffff));
     }
 
     #[test]
     fn versions_order_by_interval_first() {
-        let v = |i, seq| Version {
-            interval: Interval(i),
-            seq,
-        };
+        let v = |i, seq| Version { interval: Interval(i), seq };
         assert!(v(1, u64::MAX) < v(2, 0));
         assert!(v(2, 1) < v(2, 2));
         assert!(Version::ZERO < v(1, 0));

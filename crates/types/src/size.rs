@@ -26,20 +26,13 @@ pub fn parse(text: &str) -> Result<u64> {
     if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
         return Err(invalid());
     }
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().map_err(|_| invalid())?
-    };
+    let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
     let whole = whole.checked_mul(1 << shift).ok_or_else(invalid)?;
     // 18 digits after the point are more than any unit needs and keep the product within 128 bits.
     let fraction = &fraction[..fraction.len().min(18)];
     let scale = 10u128.pow(fraction.len() as u32);
-    let parts: u128 = if fraction.is_empty() {
-        0
-    } else {
-        fraction.parse().map_err(|_| invalid())?
-    };
+    let parts: u128 =
+        if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| invalid())? };
     let below = u64::try_from((parts << shift) / scale).map_err(|_| invalid())?;
     whole.checked_add(below).ok_or_else(invalid)
 }
@@ -104,11 +97,7 @@ mod tests {
             "16384P",
             "１",
         ] {
-            assert_eq!(
-                parse(text).expect_err(text).kind(),
-                ErrorKind::Invalid,
-                "{text}"
-            );
+            assert_eq!(parse(text).expect_err(text).kind(), ErrorKind::Invalid, "{text}");
         }
     }
 

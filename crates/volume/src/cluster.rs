@@ -204,10 +204,7 @@ impl StoredCluster {
         size::check_object_shift(object_shift)?;
         name::check(self.store.as_bytes()).map_err(|_| damaged("name of the store"))?;
         Ok(ClusterRecord {
-            uuid: self
-                .uuid
-                .try_into()
-                .map_err(|_| damaged("length of the uuid"))?,
+            uuid: self.uuid.try_into().map_err(|_| damaged("length of the uuid"))?,
             created: self.created,
             store: self.store,
             redundancy: Redundancy::from_parts(self.redundancy_data, self.redundancy_parity)?,

@@ -81,10 +81,7 @@ impl Objects {
         let block_shift = sheepdog_types::BLOCK_SIZE.trailing_zeros() as u8;
         ((block_shift..64).contains(&object_shift)
             && fragment_shift <= object_shift.saturating_add(6))
-        .then_some(Self {
-            object_shift,
-            fragment_shift,
-        })
+        .then_some(Self { object_shift, fragment_shift })
     }
 
     /// Parts a fragment has for [`Usage`]: the objects in it, or 1 if it is no larger than one.

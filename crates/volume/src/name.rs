@@ -25,20 +25,14 @@ fn check_as<'a>(what: &str, bytes: &'a [u8]) -> Result<&'a str> {
         return invalid("is empty".to_owned());
     }
     if bytes.len() > NAME_BYTES_MAX {
-        return invalid(format!(
-            "is {} bytes long, the limit is {NAME_BYTES_MAX}",
-            bytes.len()
-        ));
+        return invalid(format!("is {} bytes long, the limit is {NAME_BYTES_MAX}", bytes.len()));
     }
     let Ok(text) = std::str::from_utf8(bytes) else {
         return invalid("is not UTF-8".to_owned());
     };
     match text.chars().find(|c| c.is_control()) {
         // Escaped, so that the message stays one line and cannot steer a terminal.
-        Some(c) => invalid(format!(
-            "contains the control character {}",
-            c.escape_unicode()
-        )),
+        Some(c) => invalid(format!("contains the control character {}", c.escape_unicode())),
         None => Ok(text),
     }
 }
@@ -50,16 +44,7 @@ mod tests {
     #[test]
     fn names_of_every_script_and_length_pass() {
         let long = "n".repeat(255);
-        for name in [
-            "a",
-            "test",
-            "sd/sheep",
-            "a b\\c",
-            "Ωμέγα@1",
-            "日本",
-            "00",
-            &long,
-        ] {
+        for name in ["a", "test", "sd/sheep", "a b\\c", "Ωμέγα@1", "日本", "00", &long] {
             assert_eq!(check(name.as_bytes()).expect(name), name);
             assert_eq!(check_tag(name.as_bytes()).expect(name), name);
         }
@@ -72,19 +57,13 @@ mod tests {
         for (name, line) in [
             (&b""[..], "VDI name is empty"),
             (&long, "VDI name is 256 bytes long, the limit is 255"),
-            (
-                wide.as_bytes(),
-                "VDI name is 256 bytes long, the limit is 255",
-            ),
+            (wide.as_bytes(), "VDI name is 256 bytes long, the limit is 255"),
             (b"a\xff", "VDI name is not UTF-8"),
             (b"a\xc3", "VDI name is not UTF-8"),
             (b"a\nb", "VDI name contains the control character \\u{a}"),
             (b"a\0", "VDI name contains the control character \\u{0}"),
             (b"\x7f", "VDI name contains the control character \\u{7f}"),
-            (
-                "\u{85}".as_bytes(),
-                "VDI name contains the control character \\u{85}",
-            ),
+            ("\u{85}".as_bytes(), "VDI name contains the control character \\u{85}"),
         ] {
             let error = check(name).expect_err(line);
             assert_eq!(error.kind(), ErrorKind::Invalid);

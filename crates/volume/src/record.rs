@@ -186,9 +186,7 @@ impl Stored {
         let damaged = |why: String| Error::new(ErrorKind::Internal, why);
         let vid_or_none = |value: u32| match value {
             0 => Ok(None),
-            _ => Vid::new(value)
-                .map(Some)
-                .ok_or_else(|| damaged(format!("vid {value:x}"))),
+            _ => Vid::new(value).map(Some).ok_or_else(|| damaged(format!("vid {value:x}"))),
         };
         name::check(self.name.as_bytes())?;
         if !self.tag.is_empty() {
@@ -198,10 +196,7 @@ impl Stored {
         let parent = vid_or_none(self.parent)?;
         let base = match (self.base_lineage, vid_or_none(self.base_vid)?) {
             (0, None) => None,
-            (1.., Some(vid)) => Some(Base {
-                lineage: LineageId(self.base_lineage),
-                vid,
-            }),
+            (1.., Some(vid)) => Some(Base { lineage: LineageId(self.base_lineage), vid }),
             _ => return Err(damaged("half a base".to_owned())),
         };
         if self.lineage == 0 || self.snap_id == 0 {
@@ -220,10 +215,7 @@ impl Stored {
             3 => State::Incomplete,
             4 => State::Hidden,
             other => {
-                return Err(Error::new(
-                    ErrorKind::VersionMismatch,
-                    format!("state {other}"),
-                ));
+                return Err(Error::new(ErrorKind::VersionMismatch, format!("state {other}")));
             }
         };
         let frozen = self.snapshotted.is_some();

@@ -15,10 +15,7 @@ pub struct Redundancy {
 
 impl Redundancy {
     /// Three copies.
-    pub const DEFAULT: Self = Self {
-        data: COPIES_DEFAULT,
-        parity: 0,
-    };
+    pub const DEFAULT: Self = Self { data: COPIES_DEFAULT, parity: 0 };
 
     /// So many full copies, 1 to 31.
     ///

@@ -85,15 +85,11 @@ mod tests {
     #[test]
     fn the_line_names_the_way_around() {
         assert_eq!(
-            check((4 << 40) + 1, 22, false)
-                .expect_err("too large")
-                .context(),
+            check((4 << 40) + 1, 22, false).expect_err("too large").context(),
             "VDI size 4398046511105 is larger than 4398046511104 bytes, which needs a hyper volume or a larger object size"
         );
         assert_eq!(
-            check((16 << 50) + 1, 22, false)
-                .expect_err("too large")
-                .context(),
+            check((16 << 50) + 1, 22, false).expect_err("too large").context(),
             "VDI size 18014398509481985 is too large, the limit is 18014398509481984 bytes"
         );
     }

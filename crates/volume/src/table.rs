@@ -108,22 +108,12 @@ impl Table {
             Key::Id(vid) => {
                 let value = VdiRecord::decode(&entry.value).map_err(named)?;
                 if value.vid != vid {
-                    return Err(named(persist::damaged(
-                        "the VDI record",
-                        "it is another VDI's",
-                    )));
+                    return Err(named(persist::damaged("the VDI record", "it is another VDI's")));
                 }
-                if self
-                    .records
-                    .get(&vid)
-                    .is_none_or(|row| row.modified < modified)
-                {
+                if self.records.get(&vid).is_none_or(|row| row.modified < modified) {
                     self.forget(vid);
                     if value.is_visible() {
-                        self.by_name
-                            .entry(value.name.clone())
-                            .or_default()
-                            .insert(vid);
+                        self.by_name.entry(value.name.clone()).or_default().insert(vid);
                     }
                     self.records.insert(vid, Row { value, modified });
                 }
@@ -131,27 +121,15 @@ impl Table {
             Key::Name => {
                 let value = NameRecord::decode(&entry.value).map_err(named)?;
                 if name_key(&value.name) != entry.key {
-                    return Err(named(persist::damaged(
-                        "the name record",
-                        "it is another name's",
-                    )));
+                    return Err(named(persist::damaged("the name record", "it is another name's")));
                 }
-                if self
-                    .names
-                    .get(&entry.key)
-                    .is_none_or(|row| row.modified < modified)
-                {
-                    self.names
-                        .insert(entry.key.clone(), Row { value, modified });
+                if self.names.get(&entry.key).is_none_or(|row| row.modified < modified) {
+                    self.names.insert(entry.key.clone(), Row { value, modified });
                 }
             }
             Key::NextLineage => {
                 let value = name_record::decode_counter(&entry.value).map_err(named)?;
-                if self
-                    .next_lineage
-                    .as_ref()
-                    .is_none_or(|row| row.modified < modified)
-                {
+                if self.next_lineage.as_ref().is_none_or(|row| row.modified < modified) {
                     self.next_lineage = Some(Row { value, modified });
                 }
             }
@@ -174,11 +152,7 @@ impl Table {
                 }
             }
             Key::NextLineage => {
-                if self
-                    .next_lineage
-                    .as_ref()
-                    .is_some_and(|row| row.modified < at)
-                {
+                if self.next_lineage.as_ref().is_some_and(|row| row.modified < at) {
                     self.next_lineage = None;
                 }
             }
@@ -194,11 +168,9 @@ impl Table {
     pub fn committed(&mut self, txn: &Txn, at: Revision) -> Result<()> {
         for change in &txn.changes {
             match change {
-                Change::Put(key, value) => self.put(&Entry {
-                    key: key.clone(),
-                    value: value.clone(),
-                    modified: at,
-                })?,
+                Change::Put(key, value) => {
+                    self.put(&Entry { key: key.clone(), value: value.clone(), modified: at })?;
+                }
                 Change::Delete(key) => self.delete(key, at),
             }
         }
@@ -226,26 +198,18 @@ impl Table {
             if !self.names.contains_key(&name_key(name)) {
                 return broken(format!("name '{name}' has no key"));
             }
-            let holders = vids
-                .iter()
-                .filter(|vid| self.records[vid].value.holds_name());
+            let holders = vids.iter().filter(|vid| self.records[vid].value.holds_name());
             if holders.count() > 1 {
                 return broken(format!("name '{name}' has two working VDIs"));
             }
-            let ids: BTreeSet<u32> = vids
-                .iter()
-                .map(|vid| self.records[vid].value.snap_id)
-                .collect();
+            let ids: BTreeSet<u32> =
+                vids.iter().map(|vid| self.records[vid].value.snap_id).collect();
             if ids.len() != vids.len() {
                 return broken(format!("name '{name}' has a snapshot id twice"));
             }
         }
         let next = self.next_lineage.as_ref().map_or(1, |row| row.value);
-        match self
-            .records
-            .values()
-            .find(|row| row.value.lineage.0 >= next)
-        {
+        match self.records.values().find(|row| row.value.lineage.0 >= next) {
             Some(row) => broken(format!("lineage {} was never given out", row.value.lineage)),
             None => Ok(()),
         }

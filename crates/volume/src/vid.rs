@@ -113,10 +113,7 @@ mod tests {
     fn few_ids_in_every_combination() {
         const COUNT: u32 = 9;
         for mask in 0..1u32 << COUNT {
-            let taken = (1..COUNT)
-                .filter(|v| mask >> v & 1 == 1)
-                .map(|v| (vid(v), ()))
-                .collect();
+            let taken = (1..COUNT).filter(|v| mask >> v & 1 == 1).map(|v| (vid(v), ())).collect();
             for home in (1..COUNT).map(vid) {
                 let want = scan(COUNT, home, &taken);
                 assert_eq!(first_free_below(COUNT, home, &taken), want);

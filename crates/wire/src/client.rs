@@ -93,19 +93,14 @@ impl Connection {
             request_id: 0,
             bulk_align: 0,
         };
-        OutFrame::new(envelope, &hello, Vec::new())?
-            .write(&mut writer)
-            .await?;
+        OutFrame::new(envelope, &hello, Vec::new())?.write(&mut writer).await?;
         let header = read_header(&mut reader).await?.ok_or_else(closed)?;
         if !header.is_reply() || header.op != OP_HELLO {
             return Err(unexpected("HELLO was answered by something else"));
         }
         let frame = read_payload(&mut reader, header).await?;
         if header.status != STATUS_OK {
-            return Err(error::decode(
-                header.status,
-                &decode::<Failure>(frame.control)?,
-            ));
+            return Err(error::decode(header.status, &decode::<Failure>(frame.control)?));
         }
         let peer: Hello = decode(frame.control)?;
         let agreed = hello.agree(&peer)?;
@@ -120,13 +115,7 @@ impl Connection {
             agreed,
             peer: Arc::new(peer),
         };
-        let driver = Driver {
-            reader,
-            writer,
-            frames,
-            shared,
-            version: agreed.version,
-        };
+        let driver = Driver { reader, writer, frames, shared, version: agreed.version };
         Ok((connection, driver))
     }
 
@@ -196,10 +185,7 @@ impl Connection {
         if frame.header.status == STATUS_OK {
             Ok((decode(frame.control)?, frame.bulk))
         } else {
-            Err(error::decode(
-                frame.header.status,
-                &decode::<Failure>(frame.control)?,
-            ))
+            Err(error::decode(frame.header.status, &decode::<Failure>(frame.control)?))
         }
     }
 }
@@ -208,13 +194,7 @@ impl<S: AsyncRead + AsyncWrite> Driver<S> {
     /// Runs until all clones of the [`Connection`] are dropped, the peer closes or something
     /// breaks; calls in flight then fail with the reason.
     pub async fn run(self) {
-        let Self {
-            mut reader,
-            mut writer,
-            mut frames,
-            shared,
-            version,
-        } = self;
+        let Self { mut reader, mut writer, mut frames, shared, version } = self;
         let sending = async {
             while let Some(frame) = frames.recv().await {
                 frame.write(&mut writer).await?;

@@ -18,9 +18,7 @@ pub(crate) fn encode(error: &Error) -> Failure {
         context.push_str(&next.to_string());
         cause = next.source();
     }
-    Failure {
-        context: printable(&context),
-    }
+    Failure { context: printable(&context) }
 }
 
 /// The error a peer sent. A peer's words are shown to people, so they cannot hold control
@@ -34,10 +32,7 @@ fn printable(text: &str) -> String {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end]
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
+    text[..end].chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

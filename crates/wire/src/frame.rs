@@ -49,11 +49,7 @@ impl OutFrame {
         bulk: Vec<Bytes>,
     ) -> Result<Self> {
         let control_len = message.encoded_len();
-        let control_max = if envelope.reply {
-            CONTROL_MAX
-        } else {
-            REQUEST_CONTROL_MAX
-        };
+        let control_max = if envelope.reply { CONTROL_MAX } else { REQUEST_CONTROL_MAX };
         let bulk_len = bulk.iter().map(Bytes::len).sum::<usize>();
         if control_len > control_max || bulk_len > BULK_MAX {
             return Err(Error::new(
@@ -155,20 +151,13 @@ pub async fn read_payload(stream: &mut (impl AsyncRead + Unpin), header: Header)
         let start = header.bulk_align as usize;
         let end = start + header.bulk_len as usize;
         let mut pages = PageBuf::reused(end);
-        stream
-            .read_exact(&mut pages.as_mut()[start..end])
-            .await
-            .map_err(lost)?;
+        stream.read_exact(&mut pages.as_mut()[start..end]).await.map_err(lost)?;
         pages.freeze().slice(start..end)
     };
     if crc32c([control.as_slice(), &bulk]) != header.payload_crc {
         return Err(Error::new(ErrorKind::Io, "damaged frame"));
     }
-    Ok(Frame {
-        header,
-        control: control.into(),
-        bulk,
-    })
+    Ok(Frame { header, control: control.into(), bulk })
 }
 
 /// Decodes a control message of any frame.

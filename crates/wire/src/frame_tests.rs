@@ -5,10 +5,7 @@ use crate::message::{Done, Write};
 use proptest::prelude::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .expect("runtime")
-        .block_on(future)
+    tokio::runtime::Builder::new_current_thread().build().expect("runtime").block_on(future)
 }
 
 fn write_frame(align: u16, bulk: Vec<Bytes>) -> Vec<u8> {
@@ -20,10 +17,7 @@ fn write_frame(align: u16, bulk: Vec<Bytes>) -> Vec<u8> {
         request_id: 7,
         bulk_align: align,
     };
-    let message = Write {
-        handle: 3,
-        offset: u64::from(align),
-    };
+    let message = Write { handle: 3, offset: u64::from(align) };
     let frame = OutFrame::new(envelope, &message, bulk).expect("fits");
     let mut out = Vec::new();
     block_on(frame.write(&mut out)).expect("memory");
@@ -39,10 +33,7 @@ async fn read_all(mut stream: &[u8]) -> Result<Option<Frame>> {
 
 #[test]
 fn bulk_data_lands_where_the_disk_wants_it() {
-    let bytes = write_frame(
-        1536,
-        vec![Bytes::from_static(b"abc"), Bytes::from(vec![9; 5000])],
-    );
+    let bytes = write_frame(1536, vec![Bytes::from_static(b"abc"), Bytes::from(vec![9; 5000])]);
     let frame = block_on(read_all(&bytes)).expect("good").expect("one");
     assert_eq!(frame.bulk.as_ptr() as usize % 4096, 1536);
     assert_eq!(&frame.bulk[..4], b"abc\x09");
@@ -67,14 +58,8 @@ fn every_cut_is_an_error_and_every_damage_is_seen() {
 
 #[test]
 fn what_is_too_large_is_not_sent() {
-    let envelope = Envelope {
-        version: 1,
-        op: 0x42,
-        reply: false,
-        status: 0,
-        request_id: 7,
-        bulk_align: 0,
-    };
+    let envelope =
+        Envelope { version: 1, op: 0x42, reply: false, status: 0, request_id: 7, bulk_align: 0 };
     let full = vec![Bytes::from(vec![0; BULK_MAX])];
     assert!(OutFrame::new(envelope, &Done {}, full.clone()).is_ok());
     let over = [full, vec![Bytes::from_static(b"x")]].concat();
@@ -83,9 +68,8 @@ fn what_is_too_large_is_not_sent() {
 
 #[test]
 fn thousands_of_pieces_leave_whole() {
-    let pieces: Vec<Bytes> = (0..3000u32)
-        .map(|i| Bytes::copy_from_slice(&i.to_le_bytes()))
-        .collect();
+    let pieces: Vec<Bytes> =
+        (0..3000u32).map(|i| Bytes::copy_from_slice(&i.to_le_bytes())).collect();
     let bytes = write_frame(0, pieces.clone());
     let frame = block_on(read_all(&bytes)).expect("good").expect("one");
     assert_eq!(frame.bulk, pieces.concat());

@@ -142,11 +142,7 @@ impl Header {
             request_id: raw.request_id.get(),
             payload_crc: raw.payload_crc.get(),
         };
-        let control_max = if header.is_reply() {
-            CONTROL_MAX
-        } else {
-            REQUEST_CONTROL_MAX
-        };
+        let control_max = if header.is_reply() { CONTROL_MAX } else { REQUEST_CONTROL_MAX };
         let too_large = |what: &str, len: u32, max: usize| {
             Error::new(
                 ErrorKind::Invalid,
@@ -154,20 +150,13 @@ impl Header {
             )
         };
         if header.control_len as usize > control_max {
-            return Err(too_large(
-                "control message",
-                header.control_len,
-                control_max,
-            ));
+            return Err(too_large("control message", header.control_len, control_max));
         }
         if header.bulk_len as usize > BULK_MAX {
             return Err(too_large("bulk data", header.bulk_len, BULK_MAX));
         }
         if header.bulk_align as usize >= sheepdog_types::BLOCK_SIZE {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "bulk alignment beyond a page",
-            ));
+            return Err(Error::new(ErrorKind::Invalid, "bulk alignment beyond a page"));
         }
         if !header.is_reply() && header.status != 0 {
             return Err(Error::new(ErrorKind::Invalid, "a request with a status"));

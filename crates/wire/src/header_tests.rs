@@ -50,25 +50,13 @@ fn limits_are_kept() {
     let refused = |change: fn(&mut Header)| {
         let mut header = sample();
         change(&mut header);
-        Header::decode(&header.encode())
-            .expect_err("refused")
-            .kind()
+        Header::decode(&header.encode()).expect_err("refused").kind()
     };
-    assert_eq!(
-        refused(|h| h.control_len = CONTROL_MAX as u32 + 1),
-        ErrorKind::Invalid
-    );
-    assert_eq!(
-        refused(|h| h.bulk_len = BULK_MAX as u32 + 1),
-        ErrorKind::Invalid
-    );
+    assert_eq!(refused(|h| h.control_len = CONTROL_MAX as u32 + 1), ErrorKind::Invalid);
+    assert_eq!(refused(|h| h.bulk_len = BULK_MAX as u32 + 1), ErrorKind::Invalid);
     assert_eq!(refused(|h| h.bulk_align = 4096), ErrorKind::Invalid);
     assert_eq!(refused(|h| h.flags = 0x8001), ErrorKind::VersionMismatch);
-    assert_eq!(
-        refused(|h| h.flags = 0),
-        ErrorKind::Invalid,
-        "status in a request"
-    );
+    assert_eq!(refused(|h| h.flags = 0), ErrorKind::Invalid, "status in a request");
     assert_eq!(
         refused(|h| {
             h.flags = 0;

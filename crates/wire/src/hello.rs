@@ -60,11 +60,7 @@ impl Hello {
     /// requires is not known to the other.
     pub fn agree(&self, peer: &Self) -> Result<Agreed> {
         let refuse = |why: String| Err(Error::new(ErrorKind::VersionMismatch, why));
-        let name = if peer.program.is_empty() {
-            "the peer"
-        } else {
-            &peer.program
-        };
+        let name = if peer.program.is_empty() { "the peer" } else { &peer.program };
         if peer.oldest > self.version {
             return refuse(format!(
                 "{name} speaks protocol versions {} to {}, {} only up to {}: upgrade the latter",
@@ -98,11 +94,7 @@ mod tests {
     use super::*;
 
     fn hello(oldest: u32, version: u32) -> Hello {
-        Hello {
-            version,
-            oldest,
-            ..Hello::ours("sheep 9")
-        }
+        Hello { version, oldest, ..Hello::ours("sheep 9") }
     }
 
     #[test]
@@ -110,13 +102,7 @@ mod tests {
         let version = |peer| Hello::ours("dog 1").agree(&peer).map(|a| a.version);
         assert_eq!(version(hello(1, 1)).expect("same"), 1);
         assert_eq!(version(hello(1, 7)).expect("newer, compatible"), 1);
-        assert_eq!(
-            hello(2, 4)
-                .agree(&hello(3, 9))
-                .map(|a| a.version)
-                .expect("4"),
-            4
-        );
+        assert_eq!(hello(2, 4).agree(&hello(3, 9)).map(|a| a.version).expect("4"), 4);
     }
 
     #[test]
@@ -129,10 +115,7 @@ mod tests {
         );
         let error = hello(2, 3).agree(&Hello::ours("dog 1")).expect_err("older");
         assert!(error.context().ends_with("upgrade the former"));
-        let needy = Hello {
-            required: 4,
-            ..hello(1, 1)
-        };
+        let needy = Hello { required: 4, ..hello(1, 1) };
         assert!(Hello::ours("dog 1").agree(&needy).is_err());
         assert!(needy.agree(&Hello::ours("dog 1")).is_err());
     }

@@ -25,44 +25,25 @@ fn samples_of_version_one() {
     );
     check(
         VdiOpen {
-            vdi: Some(VdiSelector {
-                name: "v".into(),
-                tag: "t".into(),
-                snapshot_id: 0,
-            }),
+            vdi: Some(VdiSelector { name: "v".into(), tag: "t".into(), snapshot_id: 0 }),
             read_only: true,
         }
         .into(),
         b"\x0a\x06\x0a\x01v\x12\x01t\x10\x01",
     );
     check(
-        Read {
-            handle: 1,
-            offset: 1 << 40,
-            len: 4096,
-        }
-        .into(),
+        Read { handle: 1, offset: 1 << 40, len: 4096 }.into(),
         b"\x08\x01\x10\x80\x80\x80\x80\x80\x20\x18\x80\x20",
     );
     check(
-        WriteZeroes {
-            handle: 2,
-            offset: 0,
-            len: 512,
-            kind: ZeroKind::Reserve.into(),
-        }
-        .into(),
+        WriteZeroes { handle: 2, offset: 0, len: 512, kind: ZeroKind::Reserve.into() }.into(),
         b"\x08\x02\x18\x80\x04\x20\x01",
     );
     check(ClusterShutdown {}.into(), b"");
     // A field of a later version is skipped.
     check(Close { handle: 5 }.into(), b"\x08\x05\xf8\x06\x2a");
-    let reply = VdiEntry {
-        vid: 0x7c_2b25,
-        name: "test".into(),
-        size: 1 << 30,
-        ..VdiEntry::default()
-    };
+    let reply =
+        VdiEntry { vid: 0x7c_2b25, name: "test".into(), size: 1 << 30, ..VdiEntry::default() };
     let bytes = b"\x08\xa5\xd6\xf0\x03\x12\x04test\x30\x80\x80\x80\x80\x04";
     assert_eq!(reply.encode_to_vec(), bytes);
     assert_eq!(VdiEntry::decode(&bytes[..]).expect("decodes"), reply);

@@ -43,10 +43,7 @@ impl ReadReply {
                 ReadSegment::Hole(_) => SegmentKind::Hole,
                 ReadSegment::Zero(_) => SegmentKind::Zero,
             };
-            reply.segments.push(SegmentInfo {
-                kind: kind.into(),
-                len: segment.len(),
-            });
+            reply.segments.push(SegmentInfo { kind: kind.into(), len: segment.len() });
             if let ReadSegment::Data(bytes) = segment {
                 bulk.push(bytes);
             }
@@ -73,11 +70,7 @@ impl ReadReply {
                 _ => return Err(broken()),
             });
         }
-        if covered == len && bulk.is_empty() {
-            Ok(segments)
-        } else {
-            Err(broken())
-        }
+        if covered == len && bulk.is_empty() { Ok(segments) } else { Err(broken()) }
     }
 }
 
@@ -100,18 +93,10 @@ mod tests {
         assert!(reply.split(bulk.slice(1..), 12).is_err());
         assert!(reply.split(Bytes::from_static(b"abcdef"), 12).is_err());
         let overflow = ReadReply {
-            segments: vec![
-                SegmentInfo {
-                    kind: SegmentKind::Hole.into(),
-                    len: u64::MAX
-                };
-                2
-            ],
+            segments: vec![SegmentInfo { kind: SegmentKind::Hole.into(), len: u64::MAX }; 2],
         };
         assert!(overflow.split(Bytes::new(), u64::MAX - 1).is_err());
-        let unknown = ReadReply {
-            segments: vec![SegmentInfo { kind: 9, len: 1 }],
-        };
+        let unknown = ReadReply { segments: vec![SegmentInfo { kind: 9, len: 1 }] };
         assert!(unknown.split(Bytes::new(), 1).is_err());
     }
 }

@@ -30,10 +30,7 @@ pub struct ServerLimits {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self {
-            in_flight: 64,
-            bytes: 64 << 20,
-        }
+        Self { in_flight: 64, bytes: 64 << 20 }
     }
 }
 
@@ -54,10 +51,7 @@ pub struct Replies<S> {
 
 impl<S> Clone for Replies<S> {
     fn clone(&self) -> Self {
-        Self {
-            writer: Arc::clone(&self.writer),
-            agreed: self.agreed,
-        }
+        Self { writer: Arc::clone(&self.writer), agreed: self.agreed }
     }
 }
 
@@ -103,31 +97,20 @@ where
 {
     let (reader, stream) = tokio::io::split(stream);
     let mut reader = BufReader::with_capacity(READ_AHEAD, reader);
-    let mut writer = Writer {
-        stream,
-        broken: false,
-    };
+    let mut writer = Writer { stream, broken: false };
     let header = read_header(&mut reader)
         .await?
         .ok_or_else(|| Error::new(ErrorKind::Unreachable, "closed before HELLO"))?;
     if header.is_reply() || header.op != OP_HELLO || header.bulk_len != 0 {
-        return Err(Error::new(
-            ErrorKind::VersionMismatch,
-            "the client did not say HELLO",
-        ));
+        return Err(Error::new(ErrorKind::VersionMismatch, "the client did not say HELLO"));
     }
     let peer: Hello = decode(read_payload(&mut reader, header).await?.control)?;
     hello.in_flight = limits.in_flight;
     match hello.agree(&peer) {
         Ok(agreed) => {
             let answer = envelope(crate::VERSION, OP_HELLO, header.request_id, STATUS_OK);
-            writer
-                .write(&OutFrame::new(answer, &hello, Vec::new())?)
-                .await?;
-            let replies = Replies {
-                writer: Arc::new(Mutex::new(writer)),
-                agreed,
-            };
+            writer.write(&OutFrame::new(answer, &hello, Vec::new())?).await?;
+            let replies = Replies { writer: Arc::new(Mutex::new(writer)), agreed };
             let units = u32::try_from(limits.bytes.max(16 << 20) / UNIT).unwrap_or(u32::MAX);
             let requests = Requests {
                 reader,
@@ -149,14 +132,7 @@ where
 }
 
 fn envelope(version: u16, op: u16, request_id: u64, status: u8) -> Envelope {
-    Envelope {
-        version,
-        op,
-        reply: true,
-        status,
-        request_id,
-        bulk_align: 0,
-    }
+    Envelope { version, op, reply: true, status, request_id, bulk_align: 0 }
 }
 
 impl<S: AsyncRead + AsyncWrite> Requests<S> {
@@ -285,8 +261,7 @@ impl<S: AsyncRead + AsyncWrite> Replies<S> {
         let status = error.kind().code();
         let head = envelope(self.agreed.version, ticket.op, ticket.id, status);
         let failure: Failure = error::encode(error);
-        self.write(&OutFrame::new(head, &failure, Vec::new())?)
-            .await
+        self.write(&OutFrame::new(head, &failure, Vec::new())?).await
     }
 
     /// Closes the writing direction after the replies that are on their way.
@@ -306,10 +281,7 @@ impl<S: AsyncRead + AsyncWrite> Replies<S> {
 impl<S: AsyncRead + AsyncWrite> Writer<S> {
     async fn write(&mut self, frame: &OutFrame) -> Result<()> {
         if std::mem::replace(&mut self.broken, true) {
-            return Err(Error::new(
-                ErrorKind::Unreachable,
-                "a reply was given up half-way",
-            ));
+            return Err(Error::new(ErrorKind::Unreachable, "a reply was given up half-way"));
         }
         frame.write(&mut self.stream).await?;
         self.broken = false;

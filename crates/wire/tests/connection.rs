@@ -30,9 +30,7 @@ async fn replies_in_any_order_find_their_requests() {
         let mut held = Vec::new();
         for _ in 0..10 {
             let incoming = requests.next().await.expect("good").expect("request");
-            let Request::Read(read) = incoming.request else {
-                panic!("read expected")
-            };
+            let Request::Read(read) = incoming.request else { panic!("read expected") };
             held.push((read, incoming.ticket));
         }
         while let Some((read, ticket)) = held.pop() {
@@ -40,10 +38,7 @@ async fn replies_in_any_order_find_their_requests() {
                 Err(Error::new(ErrorKind::NoSpace, "disk 7"))
             } else {
                 let data = Bytes::from(read.offset.to_le_bytes().to_vec());
-                Ok(ReadReply::join([
-                    ReadSegment::Data(data),
-                    ReadSegment::Hole(2),
-                ]))
+                Ok(ReadReply::join([ReadSegment::Data(data), ReadSegment::Hole(2)]))
             };
             replies.send::<Read>(ticket, result).await.expect("sent");
         }
@@ -53,11 +48,7 @@ async fn replies_in_any_order_find_their_requests() {
         for offset in 0..10 {
             let connection = connection.clone();
             calls.push(tokio::spawn(async move {
-                let read = Read {
-                    handle: 1,
-                    offset,
-                    len: 10,
-                };
+                let read = Read { handle: 1, offset, len: 10 };
                 (offset, connection.exchange(&read, Vec::new()).await)
             }));
         }
@@ -65,10 +56,7 @@ async fn replies_in_any_order_find_their_requests() {
             match call.await.expect("task") {
                 (4, result) => {
                     let error = result.expect_err("refused");
-                    assert_eq!(
-                        error.to_string(),
-                        "Server has no space for new objects: disk 7"
-                    );
+                    assert_eq!(error.to_string(), "Server has no space for new objects: disk 7");
                 }
                 (offset, result) => {
                     let (reply, bulk) = result.expect("read");
@@ -86,19 +74,13 @@ async fn replies_in_any_order_find_their_requests() {
 async fn writes_arrive_aligned_and_whole() {
     let (connection, mut requests, replies) = pair(ServerLimits::default()).await;
     let data = Bytes::from((0..BULK_MAX).map(|i| (i % 251) as u8).collect::<Vec<_>>());
-    let write = Write {
-        handle: 9,
-        offset: 4096 + 512,
-    };
+    let write = Write { handle: 9, offset: 4096 + 512 };
     let (sent, ()) = tokio::join!(connection.exchange(&write, vec![data.clone()]), async {
         let incoming = requests.next().await.expect("good").expect("request");
         assert_eq!(incoming.request, Request::Write(write));
         assert_eq!(incoming.bulk, data);
         assert_eq!(incoming.bulk.as_ptr() as usize % 4096, 512);
-        replies
-            .send::<Write>(incoming.ticket, Ok((Done {}, Vec::new())))
-            .await
-            .expect("sent");
+        replies.send::<Write>(incoming.ticket, Ok((Done {}, Vec::new()))).await.expect("sent");
     });
     sent.expect("written");
     drop(connection);
@@ -107,10 +89,7 @@ async fn writes_arrive_aligned_and_whole() {
 
 #[tokio::test]
 async fn no_more_requests_are_taken_than_the_limits_allow() {
-    let limits = ServerLimits {
-        in_flight: 2,
-        ..ServerLimits::default()
-    };
+    let limits = ServerLimits { in_flight: 2, ..ServerLimits::default() };
     let (connection, mut requests, replies) = pair(limits).await;
     // The client was told and would wait by itself; three clients' worth is forced by hand.
     assert_eq!(connection.peer().in_flight, 2);
@@ -128,10 +107,7 @@ async fn no_more_requests_are_taken_than_the_limits_allow() {
         let waits =
             std::future::poll_fn(|cx| std::task::Poll::Ready(third.as_mut().poll(cx).is_pending()));
         assert!(waits.await);
-        replies
-            .send::<Flush>(first.ticket, Ok((Done {}, Vec::new())))
-            .await
-            .expect("sent");
+        replies.send::<Flush>(first.ticket, Ok((Done {}, Vec::new()))).await.expect("sent");
         assert!(third.await.expect("good").is_some());
     }
     drop((requests, replies));
@@ -150,18 +126,11 @@ async fn unknown_and_wrong_requests_are_answered_and_the_connection_lives() {
     let (connection, mut requests, replies) = pair(ServerLimits::default()).await;
     let server = async {
         while let Some(incoming) = requests.next().await.expect("good") {
-            replies
-                .refuse(incoming.ticket, &Error::from(ErrorKind::NotFound))
-                .await
-                .expect("sent");
+            replies.refuse(incoming.ticket, &Error::from(ErrorKind::NotFound)).await.expect("sent");
         }
     };
     let client = async {
-        let long = Read {
-            handle: 0,
-            offset: 0,
-            len: BULK_MAX as u32 + 1,
-        };
+        let long = Read { handle: 0, offset: 0, len: BULK_MAX as u32 + 1 };
         let error = connection.call(&long).await.expect_err("too long");
         assert_eq!(error.kind(), ErrorKind::Invalid);
         let error = connection
@@ -169,15 +138,9 @@ async fn unknown_and_wrong_requests_are_answered_and_the_connection_lives() {
             .await
             .expect_err("bulk");
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        let error = connection
-            .call(&Flush { handle: 0 })
-            .await
-            .expect_err("handler");
+        let error = connection.call(&Flush { handle: 0 }).await.expect_err("handler");
         assert_eq!(error.to_string(), "No VDI found");
-        let huge = VdiList {
-            above: 0,
-            name: "n".repeat(REQUEST_CONTROL_MAX),
-        };
+        let huge = VdiList { above: 0, name: "n".repeat(REQUEST_CONTROL_MAX) };
         let error = connection.call(&huge).await.expect_err("never sent");
         assert_eq!(error.kind(), ErrorKind::Invalid);
         drop(connection);
@@ -188,19 +151,13 @@ async fn unknown_and_wrong_requests_are_answered_and_the_connection_lives() {
 #[tokio::test]
 async fn a_newer_client_is_told_to_upgrade_the_sheep() {
     let (client, server) = duplex(1 << 16);
-    let newer = Hello {
-        version: 3,
-        oldest: 2,
-        ..hello("dog 3")
-    };
+    let newer = Hello { version: 3, oldest: 2, ..hello("dog 3") };
     let (opened, accepted) = tokio::join!(
         Connection::open(client, newer),
         accept(server, hello("sheep 1"), ServerLimits::default()),
     );
     let Err(told) = opened else { panic!("refused") };
-    let Err(refused) = accepted else {
-        panic!("refused")
-    };
+    let Err(refused) = accepted else { panic!("refused") };
     assert_eq!(told.kind(), ErrorKind::VersionMismatch);
     assert_eq!(told.context(), refused.context());
     assert_eq!(
@@ -225,9 +182,7 @@ async fn strangers_are_refused() {
 
         let (mut server, client) = duplex(1 << 16);
         server.write_all(bytes).await.expect("memory");
-        let Err(error) = Connection::open(client, hello("dog")).await else {
-            panic!("refused")
-        };
+        let Err(error) = Connection::open(client, hello("dog")).await else { panic!("refused") };
         assert_eq!(error.kind(), ErrorKind::VersionMismatch);
     }
 }

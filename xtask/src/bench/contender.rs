@@ -46,21 +46,15 @@ impl Contender {
         let server = QemuNbd::serve(&file, cache);
         let target = Target::Uri(uri(server.socket(), "disk"));
         let (name, durability) = match cache {
-            "directsync" => (
-                "directsync",
-                "qemu-nbd --cache=directsync: durable when acknowledged",
-            ),
+            "directsync" => {
+                ("directsync", "qemu-nbd --cache=directsync: durable when acknowledged")
+            }
             _ => (
                 "none",
                 "qemu-nbd --cache=none: writes NOT durable until a flush, which is not sent",
             ),
         };
-        Ok(Self {
-            name,
-            durability,
-            target,
-            _server: Some(Box::new(server)),
-        })
+        Ok(Self { name, durability, target, _server: Some(Box::new(server)) })
     }
 
     /// A sheep.
@@ -106,10 +100,7 @@ impl DiskStat {
             node.pop();
         }
         let name = node.file_name().unwrap_or_default().to_string_lossy();
-        Ok(Self {
-            file: node.join("stat"),
-            name: format!("/dev/{name}"),
-        })
+        Ok(Self { file: node.join("stat"), name: format!("/dev/{name}") })
     }
 
     /// The disk's name.

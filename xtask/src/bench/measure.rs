@@ -85,11 +85,7 @@ pub fn measure(
     let report =
         report_of(&mut fio).with_context(|| format!("{}: {}", contender.name, load.name))?;
     let part = &report["jobs"][0][if load.writes() { "write" } else { "read" }];
-    let number = |value: &Value| {
-        value
-            .as_f64()
-            .context("a number is missing in fio's report")
-    };
+    let number = |value: &Value| value.as_f64().context("a number is missing in fio's report");
     let percentile =
         |p: &str| Ok::<_, anyhow::Error>(number(&part["lat_ns"]["percentile"][p])? / 1e3);
     Ok(Sample {

@@ -35,12 +35,7 @@ const LOADS: [Load; 6] = [
 ];
 
 const fn load(name: &'static str, rw: &'static str, block: &'static str, depth: u32) -> Load {
-    Load {
-        name,
-        rw,
-        block,
-        depth,
-    }
+    Load { name, rw, block, depth }
 }
 
 impl Load {
@@ -73,11 +68,7 @@ impl Options {
         };
         let mut words = args.iter();
         while let Some(word) = words.next() {
-            let mut value = || {
-                words
-                    .next()
-                    .with_context(|| format!("{word} needs a value"))
-            };
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
             match *word {
                 "--quick" => (options.bytes, options.seconds, options.rounds) = (256 << 20, 1, 1),
                 "--rounds" => options.rounds = value()?.parse()?,

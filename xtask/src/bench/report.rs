@@ -31,55 +31,13 @@ struct Target {
 }
 
 const TARGETS: [Target; 7] = [
-    target(
-        "4k random write, depth 1",
-        "latency p50",
-        P50,
-        "direct",
-        1.7,
-        true,
-    ),
-    target(
-        "4k random write, depth 32",
-        "rate",
-        IOPS,
-        "direct",
-        0.5,
-        false,
-    ),
-    target(
-        "4k random write, depth 32",
-        "rate",
-        IOPS,
-        "directsync",
-        1.0,
-        false,
-    ),
-    target(
-        "4k random read, depth 1",
-        "latency p50",
-        P50,
-        "none",
-        1.15,
-        true,
-    ),
+    target("4k random write, depth 1", "latency p50", P50, "direct", 1.7, true),
+    target("4k random write, depth 32", "rate", IOPS, "direct", 0.5, false),
+    target("4k random write, depth 32", "rate", IOPS, "directsync", 1.0, false),
+    target("4k random read, depth 1", "latency p50", P50, "none", 1.15, true),
     target("4k random read, depth 32", "rate", IOPS, "none", 1.0, false),
-    target(
-        "1M sequential write, depth 8",
-        "rate",
-        MIB,
-        "direct",
-        0.85,
-        false,
-    ),
-    target(
-        "1M sequential read, depth 8",
-        "rate",
-        MIB,
-        "direct",
-        0.9,
-        false,
-    ),
+    target("1M sequential write, depth 8", "rate", MIB, "direct", 0.85, false),
+    target("1M sequential read, depth 8", "rate", MIB, "direct", 0.9, false),
 ];
 
 const fn target(
@@ -90,23 +48,13 @@ const fn target(
     bound: f64,
     less: bool,
 ) -> Target {
-    Target {
-        load,
-        what,
-        field,
-        against,
-        bound,
-        less,
-    }
+    Target { load, what, field, against, bound, less }
 }
 
 impl Table {
     /// An empty one.
     pub const fn new(names: Vec<&'static str>) -> Self {
-        Self {
-            names,
-            samples: BTreeMap::new(),
-        }
+        Self { names, samples: BTreeMap::new() }
     }
 
     /// One more sample.
@@ -140,10 +88,7 @@ impl Table {
                 let flushes = match load {
                     // Where nothing is written, what others flush is not this one's.
                     load if !load.writes() => String::new(),
-                    _ => format!(
-                        "{:.3}",
-                        self.median(load.name, at, Sample::flushes_per_request)
-                    ),
+                    _ => format!("{:.3}", self.median(load.name, at, Sample::flushes_per_request)),
                 };
                 let _ = writeln!(
                     text,
@@ -166,11 +111,7 @@ impl Table {
                 let ratio = ours / self.median_of(t.load, t.against, t.field);
                 let sign = if t.less { "at most" } else { "at least" };
                 let text = format!("{}: {} {sign} {} of {}", t.load, t.what, t.bound, t.against);
-                let met = if t.less {
-                    ratio <= t.bound
-                } else {
-                    ratio >= t.bound
-                };
+                let met = if t.less { ratio <= t.bound } else { ratio >= t.bound };
                 (text, ratio, met)
             })
             .collect();

@@ -74,10 +74,7 @@ pub fn parse(
                 }
                 let value = if rest.is_empty() {
                     words.next().ok_or_else(|| {
-                        format!(
-                            "dog: option requires an argument -- '{}'",
-                            char::from(*letter)
-                        )
+                        format!("dog: option requires an argument -- '{}'", char::from(*letter))
                     })?
                 } else {
                     owned(rest)
@@ -102,12 +99,7 @@ fn find_short(subcommand: &SubcommandDef, letter: u8) -> Result<&'static OptionD
         .iter()
         .find(|o| o.short == Some(char::from(letter)))
         .copied()
-        .ok_or_else(|| {
-            format!(
-                "dog: invalid option -- '{}'",
-                char::from(letter).escape_debug()
-            )
-        })
+        .ok_or_else(|| format!("dog: invalid option -- '{}'", char::from(letter).escape_debug()))
 }
 
 fn find_long(subcommand: &SubcommandDef, name: &[u8]) -> Result<&'static OptionDef, String> {

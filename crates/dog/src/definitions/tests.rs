@@ -6,9 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 fn sub(command_name: &str, name: &str) -> &'static SubcommandDef {
-    command(command_name)
-        .and_then(|c| c.subcommand(name))
-        .expect("defined")
+    command(command_name).and_then(|c| c.subcommand(name)).expect("defined")
 }
 
 fn parsed(command_name: &str, name: &str, words: &[&str]) -> Result<Parsed, String> {
@@ -21,11 +19,7 @@ fn no_table_uses_a_letter_or_name_twice() {
         for subcommand in command.subcommands {
             for (i, a) in subcommand.options.iter().enumerate() {
                 for b in &subcommand.options[i + 1..] {
-                    assert!(
-                        a.short.is_none() || a.short != b.short,
-                        "{}",
-                        subcommand.name
-                    );
+                    assert!(a.short.is_none() || a.short != b.short, "{}", subcommand.name);
                     assert!(a.long != b.long && a.opt != b.opt, "{}", subcommand.name);
                 }
             }
@@ -51,11 +45,7 @@ fn letters_of_old_come_first_and_in_order() {
         ("cluster", "format", "bcltaphzTVRfF"),
         ("cluster", "shutdown", "aphT"),
     ] {
-        let ours: String = sub(command_name, name)
-            .options
-            .iter()
-            .filter_map(|o| o.short)
-            .collect();
+        let ours: String = sub(command_name, name).options.iter().filter_map(|o| o.short).collect();
         assert_eq!(ours, letters, "{command_name} {name}");
     }
 }
@@ -65,20 +55,10 @@ fn options_may_stand_anywhere() {
     let orders: [&[&str]; 6] = [
         &["-s", "tag", "-a", "h", "-p", "7001", "-r", "name"],
         &["name", "-stag", "-ah", "-p7001", "-r"],
-        &[
-            "-s",
-            "tag",
-            "name",
-            "--address=h",
-            "--port",
-            "7001",
-            "--raw",
-        ],
+        &["-s", "tag", "name", "--address=h", "--port", "7001", "--raw"],
         &["-rs", "tag", "name", "-a", "h", "-p", "7001"],
         &["--snap", "tag", "--ad=h", "--po=7001", "--ra", "name"],
-        &[
-            "-s", "first", "-s", "tag", "-a", "h", "-r", "-r", "-p", "7001", "--", "name",
-        ],
+        &["-s", "first", "-s", "tag", "-a", "h", "-r", "-r", "-p", "7001", "--", "name"],
     ];
     for words in orders {
         let parsed = parsed("vdi", "info", words).expect("good");
@@ -105,27 +85,15 @@ fn every_mistake_has_a_line() {
         (&["-x"][..], "dog: invalid option -- 'x'"),
         (&["-rx"], "dog: invalid option -- 'x'"),
         (&["-a"], "dog: option requires an argument -- 'a'"),
-        (
-            &["--address"],
-            "dog: option '--address' requires an argument",
-        ),
-        (
-            &["--raw=1"],
-            "dog: option '--raw' doesn't allow an argument",
-        ),
+        (&["--address"], "dog: option '--address' requires an argument"),
+        (&["--raw=1"], "dog: option '--raw' doesn't allow an argument"),
         (&["--nonsense"], "dog: unrecognized option '--nonsense'"),
         (&["--=x"], "dog: unrecognized option '--'"),
     ] {
         assert_eq!(parsed("vdi", "list", words), Err(line.to_owned()));
     }
-    assert_eq!(
-        parsed("vdi", "import", &["--s", "1"]).map(|p| p.has(Opt::Size)),
-        Ok(true)
-    );
-    assert_eq!(
-        parsed("vdi", "import", &["--h"]),
-        Err("dog: option '--h' is ambiguous".to_owned())
-    );
+    assert_eq!(parsed("vdi", "import", &["--s", "1"]).map(|p| p.has(Opt::Size)), Ok(true));
+    assert_eq!(parsed("vdi", "import", &["--h"]), Err("dog: option '--h' is ambiguous".to_owned()));
 }
 
 #[test]

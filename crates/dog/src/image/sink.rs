@@ -105,12 +105,7 @@ impl Pending {
             .create_new(true)
             .open(&temporary)
             .map_err(|e| strerror(&e))?;
-        let pending = Self {
-            temporary,
-            path,
-            replace,
-            published: false,
-        };
+        let pending = Self { temporary, path, replace, published: false };
         Ok((pending, file))
     }
 
@@ -137,9 +132,7 @@ impl Pending {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        File::open(parent)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|e| strerror(&e))
+        File::open(parent).and_then(|directory| directory.sync_all()).map_err(|e| strerror(&e))
     }
 }
 

@@ -75,9 +75,7 @@ pub async fn open(
             }
         }
     });
-    let header = header
-        .await
-        .unwrap_or_else(|_| Err("the image cannot be read".to_owned()))?;
+    let header = header.await.unwrap_or_else(|_| Err("the image cannot be read".to_owned()))?;
     Ok(Source { header, pieces })
 }
 
@@ -151,9 +149,9 @@ fn decide(asked: Option<Format>, start: &[u8]) -> Result<Format, String> {
 /// The size of the VDI for an image of `len` bytes.
 fn wanted(size: Option<u64>, len: u64) -> Result<u64, String> {
     match size {
-        Some(size) if size < len => Err(format!(
-            "the image has {len} bytes, more than the {size} asked for"
-        )),
+        Some(size) if size < len => {
+            Err(format!("the image has {len} bytes, more than the {size} asked for"))
+        }
         Some(size) => Ok(size),
         None => Ok(len),
     }
@@ -167,10 +165,7 @@ fn raw(
     pieces: &Pieces,
 ) -> Result<(), String> {
     let size = wanted(size, len)?;
-    began(Header {
-        size,
-        format: Format::Raw,
-    });
+    began(Header { size, format: Format::Raw });
     let mut at = 0;
     while at < len {
         // Where the file system knows no holes, all is data.
@@ -190,11 +185,10 @@ fn raw(
         while at < hole {
             let end = ((at / PIECE + 1) * PIECE).min(hole);
             let mut buffer = vec![0; (end - at) as usize];
-            file.read_exact_at(&mut buffer, at)
-                .map_err(|e| match e.kind() {
-                    io::ErrorKind::UnexpectedEof => "the file became shorter".to_owned(),
-                    _ => words(&e),
-                })?;
+            file.read_exact_at(&mut buffer, at).map_err(|e| match e.kind() {
+                io::ErrorKind::UnexpectedEof => "the file became shorter".to_owned(),
+                _ => words(&e),
+            })?;
             if !say(pieces, Piece::Data(at, buffer.into())) {
                 return Ok(());
             }
@@ -226,23 +220,16 @@ fn stream(
         // One byte more than fits, to see that there is too much.
         let mut buffer = Vec::new();
         let room = PIECE.min((size - at).saturating_add(1));
-        io::Read::take(&mut file, room)
-            .read_to_end(&mut buffer)
-            .map_err(|e| words(&e))?;
+        io::Read::take(&mut file, room).read_to_end(&mut buffer).map_err(|e| words(&e))?;
         if at == 0 {
             if decide(format, &buffer)? == Format::Qcow2 {
                 return Err("a qcow2 image cannot be read from a pipe".to_owned());
             }
-            began(Header {
-                size,
-                format: Format::Raw,
-            });
+            began(Header { size, format: Format::Raw });
         }
         let len = buffer.len() as u64;
         if len > size - at {
-            return Err(format!(
-                "the image has more than the {size} bytes asked for"
-            ));
+            return Err(format!("the image has more than the {size} bytes asked for"));
         }
         if len == 0 {
             say(pieces, Piece::Zeros(size - at));
@@ -265,14 +252,11 @@ fn qcow2(
     super::tables::check(&file, len)?;
     // The library is asynchronous by its interface; file I/O inside it blocks this thread. Pieces
     // are handed on outside of the runtime, where waiting is allowed.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .map_err(|e| words(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|e| words(&e))?;
     let broken = |e: io::Error| format!("not a usable qcow2 image: {}", words(&e));
     let storage = ImageFile::from_open_file(file, StorageOpenOptions::new()).map_err(broken)?;
-    let mut image = runtime
-        .block_on(Qcow2::<ImageFile>::open_image(storage, false))
-        .map_err(broken)?;
+    let mut image =
+        runtime.block_on(Qcow2::<ImageFile>::open_image(storage, false)).map_err(broken)?;
     // Files that an image names are never opened: the image may come from anyone.
     if let Some(backing) = image.implicit_backing_file() {
         return Err(format!(
@@ -282,7 +266,7 @@ fn qcow2(
     }
     if image.requires_external_data_file() {
         return Err(
-            "keeps its data in another file: merge them with 'qemu-img convert' first".to_owned(),
+            "keeps its data in another file: merge them with 'qemu-img convert' first".to_owned()
         );
     }
     image.set_backing(None);
@@ -295,10 +279,7 @@ fn qcow2(
     while at < disk {
         at += runtime.block_on(mapped(&image, at, disk, len))?.0;
     }
-    began(Header {
-        size,
-        format: Format::Qcow2,
-    });
+    began(Header { size, format: Format::Qcow2 });
     let mut at = 0;
     while at < disk {
         let (run, zero) = runtime.block_on(mapped(&image, at, disk, len))?;
@@ -311,9 +292,7 @@ fn qcow2(
         }
         let end = ((at / PIECE + 1) * PIECE).min(at + run);
         let mut buffer = vec![0; (end - at) as usize];
-        runtime
-            .block_on(image.read(&mut buffer, at))
-            .map_err(broken)?;
+        runtime.block_on(image.read(&mut buffer, at)).map_err(broken)?;
         if !say(pieces, Piece::Data(at, buffer.into())) {
             return Ok(());
         }
@@ -341,7 +320,7 @@ async fn mapped(
         Mapping::Zero { .. } => true,
         Mapping::Raw { offset, .. } if offset.saturating_add(run) > file_len => {
             return Err(
-                "the qcow2 image is truncated: data lies behind the end of the file".to_owned(),
+                "the qcow2 image is truncated: data lies behind the end of the file".to_owned()
             );
         }
         _ => false,

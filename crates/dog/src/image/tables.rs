@@ -33,12 +33,7 @@ pub fn check(file: &File, len: u64) -> Result<(), String> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).map_err(broken)?;
     let word = |at: usize| {
-        u64::from(u32::from_be_bytes([
-            header[at],
-            header[at + 1],
-            header[at + 2],
-            header[at + 3],
-        ]))
+        u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]))
     };
     let long = |at: usize| word(at) << 32 | word(at + 4);
     let (cluster_bits, l1_entries, l1_offset) = (word(20), word(36), long(40));
@@ -52,7 +47,7 @@ pub fn check(file: &File, len: u64) -> Result<(), String> {
     }
     if word(4) >= 3 && long(72) & EXTENDED_L2 != 0 {
         return Err(
-            "uses extended qcow2 entries: convert it with 'qemu-img convert' first".to_owned(),
+            "uses extended qcow2 entries: convert it with 'qemu-img convert' first".to_owned()
         );
     }
     let mut l1 = vec![0; l1_entries as usize * 8];
@@ -95,9 +90,6 @@ mod tests {
         assert_eq!(compressed_end(COMPRESSED | 1024 | 3 << 54, 16), 3072);
         // 512 byte clusters: 61 bits of offset, 1 of length.
         assert_eq!(compressed_end(COMPRESSED | 1 << 61 | 5, 9), 1024);
-        assert_eq!(
-            compressed_end(u64::MAX >> 1, 16),
-            ((1 << 54) / 512 + 255) * 512
-        );
+        assert_eq!(compressed_end(u64::MAX >> 1, 16), ((1 << 54) / 512 + 255) * 512);
     }
 }

@@ -62,11 +62,8 @@ pub fn info(out: &mut Output, mode: Mode, show: Show, info: &ClusterInfoReply) -
     line("Cluster status: ", &status(info));
     if show.verbose {
         if info.state() == ClusterState::Running {
-            let policy = format!(
-                "{} with {} redundancy policy",
-                info.store,
-                redundancy(info.redundancy)
-            );
+            let policy =
+                format!("{} with {} redundancy policy", info.store, redundancy(info.redundancy));
             line("Cluster store: ", &policy);
             let strategy = if info.fixed_vnodes { "fixed" } else { "auto" };
             line("Cluster vnodes strategy: ", strategy);
@@ -87,22 +84,12 @@ pub fn info(out: &mut Output, mode: Mode, show: Show, info: &ClusterInfoReply) -
         let nodes = if show.differences {
             difference(epoch, info.epochs.get(i + 1))
         } else {
-            epoch
-                .nodes
-                .iter()
-                .map(member)
-                .collect::<Vec<_>>()
-                .join(", ")
+            epoch.nodes.iter().map(member).collect::<Vec<_>>().join(", ")
         };
         let _ = if raw {
             writeln!(text, "{} {} [{nodes}]", time::unix(epoch.time), epoch.epoch)
         } else {
-            writeln!(
-                text,
-                "{} {:6} [{nodes}]",
-                time::seconds(epoch.time),
-                epoch.epoch
-            )
+            writeln!(text, "{} {:6} [{nodes}]", time::seconds(epoch.time), epoch.epoch)
         };
     }
     out.text(&text)
@@ -175,11 +162,7 @@ pub fn using_store(out: &mut Output, mode: Mode, store: &str) -> Result<()> {
 pub fn stores(out: &mut Output, mode: Mode, names: &[&str]) -> Result<()> {
     match mode {
         Mode::Json => Ok(()),
-        _ => out.text(&format!(
-            "Available stores:\n{}\n{} \n",
-            "-".repeat(39),
-            names.join(" ")
-        )),
+        _ => out.text(&format!("Available stores:\n{}\n{} \n", "-".repeat(39), names.join(" "))),
     }
 }
 

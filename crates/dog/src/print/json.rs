@@ -28,11 +28,7 @@ pub enum Redundancy {
 impl From<Option<RedundancyInfo>> for Redundancy {
     fn from(info: Option<RedundancyInfo>) -> Self {
         let RedundancyInfo { data, parity } = info.unwrap_or_default();
-        if parity == 0 {
-            Self::Copies { copies: data }
-        } else {
-            Self::Erasure { data, parity }
-        }
+        if parity == 0 { Self::Copies { copies: data } } else { Self::Erasure { data, parity } }
     }
 }
 
@@ -332,11 +328,7 @@ pub struct EpochMember {
 
 impl From<&EpochNode> for EpochMember {
     fn from(node: &EpochNode) -> Self {
-        Self {
-            address: node.address.clone(),
-            port: node.port,
-            vnodes: node.vnodes,
-        }
+        Self { address: node.address.clone(), port: node.port, vnodes: node.vnodes }
     }
 }
 

@@ -25,12 +25,7 @@ pub fn list(out: &mut Output, mode: Mode, nodes: &[NodeEntry]) -> Result<()> {
         out.text(&if mode == Mode::Raw {
             format!("{id} {host} {} {}\n", node.vnodes, node.zone)
         } else {
-            format!(
-                "{id:4}   {}\t{:2}{:11}\n",
-                left(&host, 20),
-                node.vnodes,
-                node.zone
-            )
+            format!("{id:4}   {}\t{:2}{:11}\n", left(&host, 20), node.vnodes, node.zone)
         })?;
     }
     Ok(())
@@ -57,15 +52,10 @@ pub fn info(out: &mut Output, mode: Mode, nodes: &[NodeSpace], virtual_bytes: u6
             for (id, node) in answered().enumerate() {
                 let size = node.used.saturating_add(node.available);
                 let percent = percent(node.used, size);
-                out.text(&format!(
-                    "{id} {size} {} {} {percent}%\n",
-                    node.used, node.available
-                ))?;
+                out.text(&format!("{id} {size} {} {} {percent}%\n", node.used, node.available))?;
             }
             let percent = percent(used, size);
-            out.text(&format!(
-                "Total {size} {used} {available} {percent}% {virtual_bytes}\n"
-            ))
+            out.text(&format!("Total {size} {used} {available} {percent}% {virtual_bytes}\n"))
         }
         Mode::Human => {
             out.text("Id\tSize\tUsed\tAvail\tUse%\n")?;

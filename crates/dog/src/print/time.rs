@@ -6,9 +6,7 @@ use sheepdog_wire::Time;
 
 fn local(time: Option<Time>) -> Zoned {
     let seconds = time.map_or(0, |t| i64::try_from(t.seconds).unwrap_or(i64::MAX));
-    Timestamp::from_second(seconds)
-        .unwrap_or(Timestamp::MAX)
-        .to_zoned(TimeZone::system())
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::MAX).to_zoned(TimeZone::system())
 }
 
 /// `2019-01-01 00:00`

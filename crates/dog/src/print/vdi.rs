@@ -132,9 +132,7 @@ pub fn list(out: &mut Output, mode: Mode, vdis: &[VdiEntry]) -> Result<()> {
             vdis.iter().try_for_each(|vdi| out.text(&row(vdi)))
         }
         Mode::Raw => vdis.iter().try_for_each(|vdi| out.text(&raw_row(vdi))),
-        Mode::Json => out.json(&json::VdiList {
-            vdis: vdis.iter().map(json::Vdi::from).collect(),
-        }),
+        Mode::Json => out.json(&json::VdiList { vdis: vdis.iter().map(json::Vdi::from).collect() }),
     }
 }
 
@@ -149,18 +147,10 @@ pub fn info(out: &mut Output, mode: Mode, vdi: &VdiEntry) -> Result<()> {
         Mode::Human => false,
     };
     let bytes = |bytes: u64| {
-        if raw {
-            bytes.to_string()
-        } else {
-            format!("{} ({bytes} bytes)", human(bytes))
-        }
+        if raw { bytes.to_string() } else { format!("{} ({bytes} bytes)", human(bytes)) }
     };
     let when = |t| {
-        if raw {
-            time::unix(t).to_string()
-        } else {
-            time::seconds(t)
-        }
+        if raw { time::unix(t).to_string() } else { time::seconds(t) }
     };
     let yes = |b: bool| if b { "yes" } else { "no" }.to_owned();
     let mut lines = vec![
@@ -262,11 +252,7 @@ pub fn deleted(out: &mut Output, mode: Mode, deleted: bool) -> Result<()> {
 /// When stdout fails.
 pub fn written(out: &mut Output, mode: Mode, offset: u64, length: u64, padded: u64) -> Result<()> {
     match mode {
-        Mode::Json => out.json(&json::Written {
-            offset,
-            length,
-            padded,
-        }),
+        Mode::Json => out.json(&json::Written { offset, length, padded }),
         _ => Ok(()),
     }
 }
@@ -282,9 +268,7 @@ impl<'a> HexDocument<'a> {
     /// # Errors
     /// When stdout fails.
     pub fn begin(out: &'a mut Output, offset: u64, length: u64) -> Result<Self> {
-        out.text(&format!(
-            "{{\"offset\":{offset},\"length\":{length},\"data\":\""
-        ))?;
+        out.text(&format!("{{\"offset\":{offset},\"length\":{length},\"data\":\""))?;
         Ok(Self { out })
     }
 
@@ -330,10 +314,7 @@ mod tests {
     /// The golden line of the contract, with the time cut out.
     #[test]
     fn raw_row_of_old() {
-        assert_eq!(
-            raw_row(&vdi()),
-            "= test 0 1073741824 4194304 0 0 7c2b25 3  22\n"
-        );
+        assert_eq!(raw_row(&vdi()), "= test 0 1073741824 4194304 0 0 7c2b25 3  22\n");
         let snapshot = VdiEntry {
             snapshot: true,
             snapshot_id: 2,
@@ -341,30 +322,21 @@ mod tests {
             redundancy: Some(RedundancyInfo { data: 4, parity: 2 }),
             ..vdi()
         };
-        assert_eq!(
-            raw_row(&snapshot),
-            "s test 2 1073741824 4194304 0 0 7c2b25 4:2 a b 22\n"
-        );
+        assert_eq!(raw_row(&snapshot), "s test 2 1073741824 4194304 0 0 7c2b25 4:2 a b 22\n");
     }
 
     #[test]
     fn a_clone_is_one_until_its_first_snapshot() {
         let clone = VdiEntry { parent: 1, ..vdi() };
         assert!(raw_row(&clone).starts_with("c test 0 "));
-        let after = VdiEntry {
-            snapshot_id: 2,
-            ..clone
-        };
+        let after = VdiEntry { snapshot_id: 2, ..clone };
         assert!(raw_row(&after).starts_with("= test 0 "));
         assert!(row(&after).starts_with("  test     "));
     }
 
     #[test]
     fn names_are_escaped_in_raw_rows_only() {
-        let odd = VdiEntry {
-            name: "a b\\c".into(),
-            ..vdi()
-        };
+        let odd = VdiEntry { name: "a b\\c".into(), ..vdi() };
         assert!(raw_row(&odd).starts_with("= a\\ b\\\\c 0 "));
         assert!(row(&odd).starts_with("  a b\\c    "));
     }

@@ -21,10 +21,7 @@ async fn state(sheep: &Connection) -> Result<ClusterInfoReply> {
         let Some(epochs_below) = info.epochs.last().map(|e| e.epoch) else {
             break;
         };
-        let page = sheep
-            .call(&ClusterInfo { epochs_below })
-            .await
-            .map_err(failed)?;
+        let page = sheep.call(&ClusterInfo { epochs_below }).await.map_err(failed)?;
         info.more = page.more && page.epochs.last().is_some_and(|e| e.epoch < epochs_below);
         info.epochs.extend(page.epochs);
     }
@@ -34,10 +31,8 @@ async fn state(sheep: &Connection) -> Result<ClusterInfoReply> {
 /// Shows the state of the cluster.
 pub async fn info(cx: &mut Context<'_>) -> Result<()> {
     let info = state(&cx.connect().await?).await?;
-    let show = print::cluster::Show {
-        verbose: cx.has(Opt::Verbose),
-        differences: cx.has(Opt::Diff),
-    };
+    let show =
+        print::cluster::Show { verbose: cx.has(Opt::Verbose), differences: cx.has(Opt::Diff) };
     print::cluster::info(cx.out, cx.mode, show, &info)
 }
 
@@ -73,11 +68,7 @@ pub async fn format(cx: &mut Context<'_>) -> Result<()> {
     let sheep = cx.connect().await?;
     let nodes = nodes(&sheep).await?;
     let members = redundancy.map_or(0, |r| r.data + r.parity);
-    let zones: BTreeSet<u32> = nodes
-        .iter()
-        .filter(|n| n.vnodes > 0)
-        .map(|n| n.zone)
-        .collect();
+    let zones: BTreeSet<u32> = nodes.iter().filter(|n| n.vnodes > 0).map(|n| n.zone).collect();
     let json = cx.mode == Mode::Json;
     if members as usize > zones.len() {
         let question = format!(
@@ -90,10 +81,7 @@ pub async fn format(cx: &mut Context<'_>) -> Result<()> {
         cx.out.confirm(print::cluster::CAUTION_NOT_EMPTY, json)?;
     }
     let fixed_vnodes = cx.has(Opt::FixedVnodes);
-    if nodes
-        .iter()
-        .any(|n| n.vnodes > 0 && n.fixed_vnodes != fixed_vnodes)
-    {
+    if nodes.iter().any(|n| n.vnodes > 0 && n.fixed_vnodes != fixed_vnodes) {
         return Err(Failure::failed(if fixed_vnodes {
             "Can not apply the option of '-V', because there are vnode strategy of sheep is auto in the cluster"
         } else {

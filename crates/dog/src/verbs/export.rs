@@ -34,23 +34,16 @@ pub async fn export(cx: &mut Context<'_>) -> Result<()> {
     let format = format(cx)?;
     let stdout = file == OsStr::new("-");
     if stdout && format == Some(Format::Qcow2) {
-        return Err(Failure::usage(
-            "A qcow2 image cannot be written to standard output",
-        ));
+        return Err(Failure::usage("A qcow2 image cannot be written to standard output"));
     }
     if stdout && cx.mode == Mode::Json {
-        return Err(Failure::usage(
-            "Standard output cannot take both the image and JSON",
-        ));
+        return Err(Failure::usage("Standard output cannot take both the image and JSON"));
     }
     let sheep = cx.connect().await?;
     let opened = open(&sheep, &vdi, true).await?;
     if stdout {
         let out = &mut *cx.out;
-        return copy(&sheep, opened.handle, 0, opened.size, |bytes| {
-            out.bytes(bytes)
-        })
-        .await;
+        return copy(&sheep, opened.handle, 0, opened.size, |bytes| out.bytes(bytes)).await;
     }
     let path = Path::new(&file);
     let format = format.unwrap_or_else(|| Format::for_path(path));
@@ -65,10 +58,7 @@ pub async fn export(cx: &mut Context<'_>) -> Result<()> {
         copied = drain(&sheep, opened.handle, opened.size, sink.pieces, &bar) => copied,
         () = told_to_go() => return Err(failed("interrupted")),
     };
-    let ended = sink
-        .ended
-        .await
-        .unwrap_or_else(|_| Err("writing the image failed".to_owned()));
+    let ended = sink.ended.await.unwrap_or_else(|_| Err("writing the image failed".to_owned()));
     let written = match (copied, ended) {
         (_, Err(why)) | (Err(Stop::Image(why)), Ok(())) => return Err(failed(&why)),
         (Err(Stop::Sheep(error)), Ok(())) => {
@@ -79,11 +69,7 @@ pub async fn export(cx: &mut Context<'_>) -> Result<()> {
     };
     pending.publish().map_err(|why| failed(&why))?;
     bar.finish_and_clear();
-    let transfer = Transfer {
-        format: format.name(),
-        size: opened.size,
-        written,
-    };
+    let transfer = Transfer { format: format.name(), size: opened.size, written };
     print::vdi::changed(
         cx.out,
         cx.mode,
@@ -95,10 +81,9 @@ pub async fn export(cx: &mut Context<'_>) -> Result<()> {
 
 /// Ends when the process is asked to end.
 async fn told_to_go() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -126,11 +111,7 @@ async fn drain(
     let mut jobs = Unordered::default();
     let mut at = 0;
     while at < size {
-        let ask = Map {
-            handle,
-            offset: at,
-            len: size - at,
-        };
+        let ask = Map { handle, offset: at, len: size - at };
         let map = sheep.call(&ask).await.map_err(Stop::Sheep)?;
         let before = at;
         for extent in map.extents {
@@ -144,9 +125,7 @@ async fn drain(
                 let (sheep, sink, bar) = (sheep.clone(), sink.clone(), bar.clone());
                 let written = Arc::clone(&written);
                 let job = async move {
-                    let segments = piece(&sheep, handle, offset, len)
-                        .await
-                        .map_err(Stop::Sheep)?;
+                    let segments = piece(&sheep, handle, offset, len).await.map_err(Stop::Sheep)?;
                     let mut at = offset;
                     for segment in segments {
                         if let ReadSegment::Data(data) = &segment {

@@ -45,28 +45,17 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
             "Please specify the size of what comes from standard input with '--size'",
         ));
     }
-    let source = source::open(&file, format, size)
-        .await
-        .map_err(|why| failed(&why))?;
+    let source = source::open(&file, format, size).await.map_err(|why| failed(&why))?;
     let header = source.header;
     let sheep = cx.connect().await?;
     let tried = format!("Failed to import VDI {name}");
     let answered = |e| Failure::answered(&tried, &e);
-    let create = shape
-        .request(&sheep, name.clone(), header.size)
-        .await
-        .map_err(|f| {
-            // The size is the image's, not a word of the command line.
-            let code = f.code();
-            f.with_code(if code == EXIT_USAGE {
-                EXIT_FAILURE
-            } else {
-                code
-            })
-        })?;
-    let begin = ImportBegin {
-        create: Some(create),
-    };
+    let create = shape.request(&sheep, name.clone(), header.size).await.map_err(|f| {
+        // The size is the image's, not a word of the command line.
+        let code = f.code();
+        f.with_code(if code == EXIT_USAGE { EXIT_FAILURE } else { code })
+    })?;
+    let begin = ImportBegin { create: Some(create) };
     let opened = sheep.call(&begin).await.map_err(answered)?;
     let handle = opened.handle;
     let bar = progress::bar(header.size, cx.mode, cx.out.is_terminal());
@@ -77,26 +66,16 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
             // A damaged image stays damaged: nothing to keep for a second try.
             bar.finish_and_clear();
             let _ = sheep.call(&Close { handle }).await;
-            let vdi = VdiSelector {
-                name,
-                ..VdiSelector::default()
-            };
+            let vdi = VdiSelector { name, ..VdiSelector::default() };
             let _ = sheep.call(&VdiDelete { vdi: Some(vdi) }).await;
             return Err(failed(&why));
         }
     };
     sheep.call(&Flush { handle }).await.map_err(answered)?;
-    let done = sheep
-        .call(&ImportFinish { handle })
-        .await
-        .map_err(answered)?;
+    let done = sheep.call(&ImportFinish { handle }).await.map_err(answered)?;
     sheep.call(&Close { handle }).await.map_err(answered)?;
     bar.finish_and_clear();
-    let transfer = Transfer {
-        format: header.format.name(),
-        size: header.size,
-        written,
-    };
+    let transfer = Transfer { format: header.format.name(), size: header.size, written };
     let change = Change::Imported(transfer);
     let verbose = cx.has(Opt::Verbose);
     print::vdi::changed(cx.out, cx.mode, verbose, change, &entry(done.vdi)?)

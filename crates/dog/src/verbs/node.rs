@@ -27,10 +27,7 @@ pub async fn info(cx: &mut Context<'_>) -> Result<()> {
         }
     };
     if !nodes.iter().any(|node| node.reachable) {
-        return Err(Failure::new(
-            EXIT_SYSTEM,
-            "Cannot get information from any nodes",
-        ));
+        return Err(Failure::new(EXIT_SYSTEM, "Cannot get information from any nodes"));
     }
     print::node::info(cx.out, cx.mode, &nodes, virtual_bytes)
 }

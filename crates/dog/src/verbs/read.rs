@@ -33,10 +33,7 @@ pub async fn read(cx: &mut Context<'_>) -> Result<()> {
     let len = len.min(opened.size - offset);
     if cx.mode == Mode::Json {
         let mut document = HexDocument::begin(cx.out, offset, len)?;
-        copy(&sheep, opened.handle, offset, len, |bytes| {
-            document.bytes(bytes)
-        })
-        .await?;
+        copy(&sheep, opened.handle, offset, len, |bytes| document.bytes(bytes)).await?;
         return document.end();
     }
     let out: &mut Output = cx.out;
@@ -86,11 +83,7 @@ pub async fn piece(
     offset: u64,
     len: u32,
 ) -> std::result::Result<Vec<ReadSegment>, Error> {
-    let request = Read {
-        handle,
-        offset,
-        len,
-    };
+    let request = Read { handle, offset, len };
     let (reply, bulk): (_, Bytes) = sheep.exchange(&request, Vec::new()).await?;
     reply.split(bulk, len.into())
 }

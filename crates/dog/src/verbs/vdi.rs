@@ -36,9 +36,7 @@ impl Shape {
             object_shift: args::object_shift(parsed)?,
         };
         if shape.hyper && shape.object_shift.is_some() {
-            return Err(Failure::failed(
-                "Don't specify both -y and -z options, please",
-            ));
+            return Err(Failure::failed("Don't specify both -y and -z options, please"));
         }
         Ok(shape)
     }
@@ -59,14 +57,7 @@ impl Shape {
                     .await
                     .map_err(|e| create_failed(&name, &e))?;
                 let shift = u8::try_from(info.object_shift).unwrap_or(0);
-                max_bytes(
-                    if shift == 0 {
-                        OBJECT_SHIFT_DEFAULT
-                    } else {
-                        shift
-                    },
-                    false,
-                )
+                max_bytes(if shift == 0 { OBJECT_SHIFT_DEFAULT } else { shift }, false)
             }
         };
         if size > max {
@@ -98,10 +89,7 @@ pub fn entry(vdi: Option<VdiEntry>) -> Result<VdiEntry> {
 
 /// The working VDI of a name.
 fn working(name: &str) -> VdiSelector {
-    VdiSelector {
-        name: name.to_owned(),
-        ..VdiSelector::default()
-    }
+    VdiSelector { name: name.to_owned(), ..VdiSelector::default() }
 }
 
 /// Makes a VDI.
@@ -115,10 +103,7 @@ pub async fn create(cx: &mut Context<'_>) -> Result<()> {
     let sheep = cx.connect().await?;
     let mut request = shape.request(&sheep, name.clone(), size).await?;
     request.preallocated = cx.has(Opt::Prealloc);
-    let VdiChanged { vdi } = sheep
-        .call(&request)
-        .await
-        .map_err(|e| create_failed(&name, &e))?;
+    let VdiChanged { vdi } = sheep.call(&request).await.map_err(|e| create_failed(&name, &e))?;
     if request.preallocated
         && let Err(failure) = reserve(cx, &sheep, &name, size).await
     {
@@ -142,12 +127,7 @@ async fn reserve(cx: &Context<'_>, sheep: &Connection, name: &str, size: u64) ->
         let len = RESERVE_PIECE.min(size - offset);
         let (sheep, bar) = (sheep.clone(), bar.clone());
         let job = async move {
-            let request = WriteZeroes {
-                handle,
-                offset,
-                len,
-                kind: ZeroKind::Reserve.into(),
-            };
+            let request = WriteZeroes { handle, offset, len, kind: ZeroKind::Reserve.into() };
             sheep.call(&request).await?;
             bar.inc(len);
             Ok(())
@@ -161,9 +141,7 @@ async fn reserve(cx: &Context<'_>, sheep: &Connection, name: &str, size: u64) ->
     jobs.settle().await;
     bar.finish_and_clear();
     let closed = sheep.call(&Close { handle }).await;
-    result
-        .and(closed.map(|_| ()))
-        .map_err(|e| create_failed(name, &e))
+    result.and(closed.map(|_| ())).map_err(|e| create_failed(name, &e))
 }
 
 /// Deletes a VDI or snapshot. One that is not there is as good as deleted: scripts rely on it.
@@ -180,19 +158,14 @@ pub async fn delete(cx: &mut Context<'_>) -> Result<()> {
             Err(failure) => Err(failure),
         };
     }
-    let request = VdiDelete {
-        vdi: Some(vdi.clone()),
-    };
+    let request = VdiDelete { vdi: Some(vdi.clone()) };
     match sheep.call(&request).await {
         Ok(_) => print::vdi::deleted(cx.out, cx.mode, true),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoTag) => {
             print::vdi::deleted(cx.out, cx.mode, false)?;
             Err(Failure::answered(open_failed(&vdi), &error).with_code(EXIT_OK))
         }
-        Err(error) => Err(Failure::answered(
-            format!("Failed to delete {}", vdi.name),
-            &error,
-        )),
+        Err(error) => Err(Failure::answered(format!("Failed to delete {}", vdi.name), &error)),
     }
 }
 
@@ -204,23 +177,15 @@ async fn free(sheep: &Connection, vdi: &VdiSelector, objects: u64) -> Result<()>
     let object = 1u64 << entry(opened.vdi)?.object_shift.min(63);
     let (mut offset, mut left) = (0, objects);
     while offset < opened.size && left > 0 {
-        let ask = Map {
-            handle,
-            offset,
-            len: opened.size - offset,
-        };
+        let ask = Map { handle, offset, len: opened.size - offset };
         for extent in sheep.call(&ask).await.map_err(failed)?.extents {
             let end = offset.saturating_add(extent.len);
             if extent.kind() != SegmentKind::Hole {
                 let mut at = offset / object * object;
                 while at < end && left > 0 {
                     let len = object.min(opened.size - at);
-                    let discard = WriteZeroes {
-                        handle,
-                        offset: at,
-                        len,
-                        kind: ZeroKind::Discard.into(),
-                    };
+                    let discard =
+                        WriteZeroes { handle, offset: at, len, kind: ZeroKind::Discard.into() };
                     sheep.call(&discard).await.map_err(failed)?;
                     left -= 1;
                     at += len;
@@ -251,10 +216,7 @@ pub async fn list(cx: &mut Context<'_>) -> Result<()> {
     };
     let mut vdis: Vec<VdiEntry> = Vec::new();
     loop {
-        let request = VdiList {
-            above: vdis.last().map_or(0, |v| v.vid),
-            name: name.clone(),
-        };
+        let request = VdiList { above: vdis.last().map_or(0, |v| v.vid), name: name.clone() };
         let page = sheep.call(&request).await.map_err(failed)?;
         let empty = page.vdis.is_empty();
         vdis.extend(page.vdis);
@@ -294,15 +256,9 @@ async fn holds(sheep: &Connection, vdi: &VdiEntry, index: u64) -> Result<bool> {
     let mut offset = index.saturating_mul(object);
     let end = offset.saturating_add(object).min(opened.size);
     while offset < end {
-        let ask = Map {
-            handle: opened.handle,
-            offset,
-            len: end - offset,
-        };
-        let map = sheep
-            .call(&ask)
-            .await
-            .map_err(|e| Failure::answered("Failed to read VDI", &e))?;
+        let ask = Map { handle: opened.handle, offset, len: end - offset };
+        let map =
+            sheep.call(&ask).await.map_err(|e| Failure::answered("Failed to read VDI", &e))?;
         if map.extents.iter().any(|e| e.kind() != SegmentKind::Hole) {
             return Ok(true);
         }
@@ -323,9 +279,7 @@ pub async fn resize(cx: &mut Context<'_>) -> Result<()> {
     };
     let size = args::size(text)?;
     let sheep = cx.connect().await?;
-    let lookup = VdiLookup {
-        vdi: Some(working(&name)),
-    };
+    let lookup = VdiLookup { vdi: Some(working(&name)) };
     let failed = |e| Failure::answered(open_failed(&working(&name)), &e);
     let vdi = entry(sheep.call(&lookup).await.map_err(failed)?.vdi)?;
     let max = max_bytes(u8::try_from(vdi.object_shift).unwrap_or(0), vdi.hyper);
@@ -337,21 +291,12 @@ pub async fn resize(cx: &mut Context<'_>) -> Result<()> {
     if size < vdi.size {
         return Err(Failure::usage("Shrinking VDIs is not implemented"));
     }
-    let request = VdiResize {
-        name: name.clone(),
-        size,
-    };
+    let request = VdiResize { name: name.clone(), size };
     let changed = sheep
         .call(&request)
         .await
         .map_err(|e| Failure::answered(format!("Failed to resize VDI {name}"), &e))?;
-    print::vdi::changed(
-        cx.out,
-        cx.mode,
-        false,
-        Change::Resized,
-        &entry(changed.vdi)?,
-    )
+    print::vdi::changed(cx.out, cx.mode, false, Change::Resized, &entry(changed.vdi)?)
 }
 
 /// Gives a VDI another name.
@@ -365,13 +310,7 @@ pub async fn rename(cx: &mut Context<'_>) -> Result<()> {
         .call(&VdiRename { name, new_name })
         .await
         .map_err(|e| Failure::answered(tried, &e))?;
-    print::vdi::changed(
-        cx.out,
-        cx.mode,
-        false,
-        Change::Renamed,
-        &entry(changed.vdi)?,
-    )
+    print::vdi::changed(cx.out, cx.mode, false, Change::Renamed, &entry(changed.vdi)?)
 }
 
 /// Shows everything about a VDI.
@@ -380,12 +319,7 @@ pub async fn info(cx: &mut Context<'_>) -> Result<()> {
     args::no_more(&cx.parsed.args, 1)?;
     let vdi = args::selector(&cx.parsed, name)?;
     let sheep = cx.connect().await?;
-    let request = VdiInfo {
-        vdi: Some(vdi.clone()),
-    };
-    let reply = sheep
-        .call(&request)
-        .await
-        .map_err(|e| Failure::answered(open_failed(&vdi), &e))?;
+    let request = VdiInfo { vdi: Some(vdi.clone()) };
+    let reply = sheep.call(&request).await.map_err(|e| Failure::answered(open_failed(&vdi), &e))?;
     print::vdi::info(cx.out, cx.mode, &entry(reply.vdi)?)
 }

@@ -26,10 +26,7 @@ pub async fn write(cx: &mut Context<'_>) -> Result<()> {
     };
     let len = cx.parsed.args.get(2).map(|t| args::size(t)).transpose()?;
     let sheep = cx.connect().await?;
-    let vdi = VdiSelector {
-        name,
-        ..VdiSelector::default()
-    };
+    let vdi = VdiSelector { name, ..VdiSelector::default() };
     let opened = open(&sheep, &vdi, false).await?;
     let (handle, size) = (opened.handle, opened.size);
     if offset > size {
@@ -63,12 +60,8 @@ pub async fn write(cx: &mut Context<'_>) -> Result<()> {
         0
     };
     if padded > 0 {
-        let zeros = WriteZeroes {
-            handle,
-            offset: reached,
-            len: padded,
-            kind: ZeroKind::Discard.into(),
-        };
+        let zeros =
+            WriteZeroes { handle, offset: reached, len: padded, kind: ZeroKind::Discard.into() };
         sheep.call(&zeros).await.map_err(|e| failed(&e))?;
     }
     print::vdi::written(cx.out, cx.mode, offset, written, padded)

@@ -48,10 +48,8 @@ impl FakeVdi {
         while !data.is_empty() {
             let from = (offset % BLOCK) as usize;
             let now = data.len().min(BLOCK as usize - from);
-            let block = self
-                .blocks
-                .entry(offset / BLOCK)
-                .or_insert_with(|| vec![0; BLOCK as usize]);
+            let block =
+                self.blocks.entry(offset / BLOCK).or_insert_with(|| vec![0; BLOCK as usize]);
             block[from..from + now].copy_from_slice(&data[..now]);
             offset += now as u64;
             data = &data[now..];
@@ -67,8 +65,7 @@ impl FakeVdi {
                 block[(from - begin) as usize..(to - begin) as usize].fill(0);
             }
         }
-        self.blocks
-            .retain(|n, _| n * BLOCK < offset || (n + 1) * BLOCK > end);
+        self.blocks.retain(|n, _| n * BLOCK < offset || (n + 1) * BLOCK > end);
     }
 
     fn map(&self, offset: u64, len: u64) -> Vec<SegmentInfo> {
@@ -92,10 +89,7 @@ impl FakeVdi {
             match extents.last_mut() {
                 Some(last) if last.kind() == kind => last.len += len,
                 _ if count == 2 => break,
-                _ => extents.push(SegmentInfo {
-                    kind: kind.into(),
-                    len,
-                }),
+                _ => extents.push(SegmentInfo { kind: kind.into(), len }),
             }
             at = to;
         }
@@ -149,23 +143,13 @@ impl State {
 
     pub fn add(&mut self, entry: VdiEntry) {
         let vid = entry.vid;
-        self.vdis.insert(
-            vid,
-            FakeVdi {
-                entry,
-                ..FakeVdi::default()
-            },
-        );
+        self.vdis.insert(vid, FakeVdi { entry, ..FakeVdi::default() });
     }
 
     fn find(&self, selector: &Option<VdiSelector>) -> Result<u32> {
         let selector = selector.as_ref().ok_or(ErrorKind::Invalid)?;
-        let mut named = self
-            .vdis
-            .values()
-            .map(|v| &v.entry)
-            .filter(|e| e.name == selector.name)
-            .peekable();
+        let mut named =
+            self.vdis.values().map(|v| &v.entry).filter(|e| e.name == selector.name).peekable();
         if named.peek().is_none() {
             return Err(ErrorKind::NotFound.into());
         }
@@ -179,24 +163,14 @@ impl State {
                 }
             })
             .map(|e| e.vid)
-            .ok_or_else(|| {
-                if snapshot {
-                    ErrorKind::NoTag
-                } else {
-                    ErrorKind::NotFound
-                }
-                .into()
-            })
+            .ok_or_else(|| if snapshot { ErrorKind::NoTag } else { ErrorKind::NotFound }.into())
     }
 
     fn create(&mut self, create: &VdiCreate, incomplete: bool) -> Result<u32> {
         if self.cluster.state() != ClusterState::Running {
             return Err(ErrorKind::WaitForFormat.into());
         }
-        let selector = Some(VdiSelector {
-            name: create.name.clone(),
-            ..VdiSelector::default()
-        });
+        let selector = Some(VdiSelector { name: create.name.clone(), ..VdiSelector::default() });
         if let Ok(vid) = self.find(&selector) {
             if !incomplete || !self.vdis[&vid].entry.incomplete {
                 return Err(ErrorKind::Exists.into());
@@ -210,20 +184,9 @@ impl State {
             name: create.name.clone(),
             snapshot_id: 1,
             size: create.size,
-            object_shift: if create.object_shift == 0 {
-                22
-            } else {
-                create.object_shift
-            },
-            redundancy: Some(
-                create
-                    .redundancy
-                    .unwrap_or(RedundancyInfo { data: 3, parity: 0 }),
-            ),
-            created: Some(Time {
-                seconds: 1_500_000_000,
-                nanos: 0,
-            }),
+            object_shift: if create.object_shift == 0 { 22 } else { create.object_shift },
+            redundancy: Some(create.redundancy.unwrap_or(RedundancyInfo { data: 3, parity: 0 })),
+            created: Some(Time { seconds: 1_500_000_000, nanos: 0 }),
             hyper: create.hyper,
             preallocated: create.preallocated,
             incomplete,
@@ -234,11 +197,7 @@ impl State {
 
     fn open(&mut self, vid: u32, read_only: bool) -> VdiOpened {
         let handle = 100 + self.handles.len() as u64;
-        let handle = self
-            .handles
-            .keys()
-            .next_back()
-            .map_or(handle, |last| last + 1);
+        let handle = self.handles.keys().next_back().map_or(handle, |last| last + 1);
         self.handles.insert(handle, vid);
         let entry = self.vdis[&vid].entry.clone();
         VdiOpened {
@@ -287,20 +246,14 @@ impl FakeSheep {
             state.cluster = ClusterInfoReply {
                 state: ClusterState::Running.into(),
                 cluster_id: vec![7; 16],
-                created: Some(Time {
-                    seconds: 1_500_000_000,
-                    nanos: 0,
-                }),
+                created: Some(Time { seconds: 1_500_000_000, nanos: 0 }),
                 redundancy: Some(RedundancyInfo { data: 3, parity: 0 }),
                 object_shift: 22,
                 store: "plain".into(),
                 registry: "local".into(),
                 epochs: vec![EpochInfo {
                     epoch: 1,
-                    time: Some(Time {
-                        seconds: 1_500_000_000,
-                        nanos: 0,
-                    }),
+                    time: Some(Time { seconds: 1_500_000_000, nanos: 0 }),
                     nodes: vec![EpochNode {
                         address: "127.0.0.1".into(),
                         port: 7000,
@@ -368,9 +321,7 @@ impl FakeSheep {
     /// Runs dog with something on stdin.
     pub fn dog_with<S: AsRef<OsStr>>(&self, args: &[S], stdin: &[u8]) -> Run {
         let mut command = dog_command();
-        command
-            .args(args)
-            .env("SHEEPDOG_DOG_PORT", self.port.to_string());
+        command.args(args).env("SHEEPDOG_DOG_PORT", self.port.to_string());
         run(command, stdin)
     }
 }
@@ -378,12 +329,9 @@ impl FakeSheep {
 /// `dog` in a clean environment.
 pub fn dog_command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dog"));
-    for name in [
-        "SHEEPDOG_DOG_ADDR",
-        "SHEEPDOG_DOG_PORT",
-        "SHEEPDOG_DOG_LOG",
-        "SHEEPDOG_DOG_LOG_PATH",
-    ] {
+    for name in
+        ["SHEEPDOG_DOG_ADDR", "SHEEPDOG_DOG_PORT", "SHEEPDOG_DOG_LOG", "SHEEPDOG_DOG_LOG_PATH"]
+    {
         command.env_remove(name);
     }
     command.env("TZ", "UTC");
@@ -431,10 +379,7 @@ impl Run {
     /// Exit code, stdout and stderr at once.
     #[track_caller]
     pub fn is(&self, code: i32, stdout: &str, stderr: &str) {
-        assert_eq!(
-            (self.code, self.stdout.as_str(), self.stderr.as_str()),
-            (code, stdout, stderr)
-        );
+        assert_eq!((self.code, self.stdout.as_str(), self.stderr.as_str()), (code, stdout, stderr));
     }
 
     /// It worked, in silence.
@@ -497,11 +442,7 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
 type R<C> = Result<<C as Call>::Reply>;
 
 async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<TcpStream>) {
-    let Incoming {
-        request,
-        bulk,
-        ticket,
-    } = incoming;
+    let Incoming { request, bulk, ticket } = incoming;
     let broken = shared.lock().expect("not poisoned").broken;
     if let Some((kind, context)) = broken {
         let _ = replies.refuse(ticket, &Error::new(kind, context)).await;
@@ -523,19 +464,13 @@ async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<Tcp
             replies.send::<$call>(ticket, result).await
         }};
     }
-    let named = |name: &str| {
-        Some(VdiSelector {
-            name: name.into(),
-            ..VdiSelector::default()
-        })
-    };
+    let named = |name: &str| Some(VdiSelector { name: name.into(), ..VdiSelector::default() });
     let sent = match request {
         Request::ClusterInfo(ask) => reply!(ClusterInfo, |state| {
             let mut info = state.cluster.clone();
             info.vdis = state.vdis.len() as u64;
             // One epoch a page.
-            info.epochs
-                .retain(|e| ask.epochs_below == 0 || e.epoch < ask.epochs_below);
+            info.epochs.retain(|e| ask.epochs_below == 0 || e.epoch < ask.epochs_below);
             info.more = info.epochs.len() > 1;
             info.epochs.truncate(1);
             Ok(info)
@@ -582,19 +517,17 @@ async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<Tcp
             }
         }),
         Request::VdiLookup(ask) => reply!(VdiLookup, |state| {
-            state.find(&ask.vdi).map(|vid| VdiInfoReply {
-                vdi: Some(state.vdis[&vid].entry.clone()),
-            })
+            state
+                .find(&ask.vdi)
+                .map(|vid| VdiInfoReply { vdi: Some(state.vdis[&vid].entry.clone()) })
         }),
         Request::VdiInfo(ask) => reply!(VdiInfo, |state| {
-            state.find(&ask.vdi).map(|vid| VdiInfoReply {
-                vdi: Some(state.info(vid)),
-            })
+            state.find(&ask.vdi).map(|vid| VdiInfoReply { vdi: Some(state.info(vid)) })
         }),
         Request::VdiCreate(create) => reply!(VdiCreate, |state| {
-            state.create(&create, false).map(|vid| VdiChanged {
-                vdi: Some(state.vdis[&vid].entry.clone()),
-            })
+            state
+                .create(&create, false)
+                .map(|vid| VdiChanged { vdi: Some(state.vdis[&vid].entry.clone()) })
         }),
         Request::VdiDelete(ask) => reply!(VdiDelete, |state| {
             state.find(&ask.vdi).map(|vid| {
@@ -606,24 +539,17 @@ async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<Tcp
             state.find(&named(&ask.name)).map(|vid| {
                 let vdi = state.vdis.get_mut(&vid).expect("found");
                 vdi.entry.size = ask.size;
-                VdiChanged {
-                    vdi: Some(vdi.entry.clone()),
-                }
+                VdiChanged { vdi: Some(vdi.entry.clone()) }
             })
         }),
         Request::VdiRename(ask) => reply!(VdiRename, |state| {
-            match (
-                state.find(&named(&ask.name)),
-                state.find(&named(&ask.new_name)),
-            ) {
+            match (state.find(&named(&ask.name)), state.find(&named(&ask.new_name))) {
                 (Err(error), _) => Err(error),
                 (_, Ok(_)) => Err(ErrorKind::Exists.into()),
                 (Ok(vid), Err(_)) => {
                     let vdi = state.vdis.get_mut(&vid).expect("found");
                     vdi.entry.name = ask.new_name;
-                    Ok(VdiChanged {
-                        vdi: Some(vdi.entry.clone()),
-                    })
+                    Ok(VdiChanged { vdi: Some(vdi.entry.clone()) })
                 }
             }
         }),
@@ -644,34 +570,28 @@ async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<Tcp
             let writes = state.writes;
             match state.fail_writes.filter(|(after, _)| writes > *after) {
                 Some((_, kind)) => Err(Error::new(kind, "as told")),
-                None => state
-                    .by_handle(write.handle, write.offset, bulk.len() as u64)
-                    .map(|vdi| {
-                        vdi.write(write.offset, &bulk);
-                        Done {}
-                    }),
+                None => state.by_handle(write.handle, write.offset, bulk.len() as u64).map(|vdi| {
+                    vdi.write(write.offset, &bulk);
+                    Done {}
+                }),
             }
         }),
         Request::WriteZeroes(zeros) => reply!(WriteZeroes, |state| {
-            state
-                .by_handle(zeros.handle, zeros.offset, zeros.len)
-                .and_then(|vdi| {
-                    if vdi.entry.name == "full" {
-                        return Err(ErrorKind::NoSpace.into());
-                    }
-                    if zeros.kind() == ZeroKind::Reserve {
-                        vdi.reserved += zeros.len;
-                    }
-                    vdi.zero(zeros.offset, zeros.len);
-                    Ok(Done {})
-                })
+            state.by_handle(zeros.handle, zeros.offset, zeros.len).and_then(|vdi| {
+                if vdi.entry.name == "full" {
+                    return Err(ErrorKind::NoSpace.into());
+                }
+                if zeros.kind() == ZeroKind::Reserve {
+                    vdi.reserved += zeros.len;
+                }
+                vdi.zero(zeros.offset, zeros.len);
+                Ok(Done {})
+            })
         }),
         Request::Map(map) => reply!(Map, |state| {
             state
                 .by_handle(map.handle, map.offset, map.len)
-                .map(|vdi| MapReply {
-                    extents: vdi.map(map.offset, map.len),
-                })
+                .map(|vdi| MapReply { extents: vdi.map(map.offset, map.len) })
         }),
         Request::Flush(_) => reply!(Flush, |_state| Ok(Done {})),
         Request::Close(close) => reply!(Close, |state| {
@@ -679,16 +599,12 @@ async fn answer(incoming: Incoming, shared: &Mutex<State>, replies: &Replies<Tcp
             Ok(Done {})
         }),
         Request::ImportBegin(begin) => reply!(ImportBegin, |state| {
-            state
-                .create(&begin.create.unwrap_or_default(), true)
-                .map(|vid| state.open(vid, false))
+            state.create(&begin.create.unwrap_or_default(), true).map(|vid| state.open(vid, false))
         }),
         Request::ImportFinish(finish) => reply!(ImportFinish, |state| {
             state.by_handle(finish.handle, 0, 0).map(|vdi| {
                 vdi.entry.incomplete = false;
-                VdiChanged {
-                    vdi: Some(vdi.entry.clone()),
-                }
+                VdiChanged { vdi: Some(vdi.entry.clone()) }
             })
         }),
     };

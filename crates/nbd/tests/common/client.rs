@@ -99,13 +99,8 @@ impl Client {
     }
 
     pub fn greet_with(server: &TestServer, flags: u32) -> Self {
-        let mut client = Self {
-            stream: server.connect(),
-            structured: false,
-            size: 0,
-            flags: 0,
-            next: 1,
-        };
+        let mut client =
+            Self { stream: server.connect(), structured: false, size: 0, flags: 0, next: 1 };
         assert_eq!(client.bytes(16), b"NBDMAGICIHAVEOPT");
         assert_eq!(client.bytes(2), [0, 3]);
         client.send(&flags.to_be_bytes());
@@ -125,10 +120,7 @@ impl Client {
         assert_eq!(client.ask(STRUCTURED, &[]), [(ACK, vec![])]);
         client.structured = true;
         let set = client.ask(SET_CONTEXT, &contexts(name, &["base:allocation"]));
-        assert_eq!(
-            set[0],
-            (4, [&[0, 0, 0, 1], &b"base:allocation"[..]].concat())
-        );
+        assert_eq!(set[0], (4, [&[0, 0, 0, 1], &b"base:allocation"[..]].concat()));
         client.go(name).expect("the export is there");
         client
     }
@@ -139,9 +131,7 @@ impl Client {
 
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
-        self.stream
-            .read_exact(&mut bytes)
-            .expect("the server answers");
+        self.stream.read_exact(&mut bytes).expect("the server answers");
         bytes
     }
 
@@ -192,9 +182,7 @@ impl Client {
             let text = String::from_utf8(data.clone()).expect("text");
             return Err((*kind - ERR, text));
         }
-        let export = answers
-            .iter()
-            .find(|(kind, data)| *kind == 3 && data[..2] == [0, 0]);
+        let export = answers.iter().find(|(kind, data)| *kind == 3 && data[..2] == [0, 0]);
         let data = &export.expect("the export's size").1;
         self.size = u64::from_be_bytes(data[2..10].try_into().expect("eight"));
         self.flags = u16::from_be_bytes(data[10..12].try_into().expect("two"));
@@ -219,11 +207,7 @@ impl Client {
         let mut bytes = request(kind, flags, cookie, offset, len);
         bytes.extend(data);
         self.send(&bytes);
-        let reply = self.reply(if kind == READ {
-            Some((offset, len))
-        } else {
-            None
-        });
+        let reply = self.reply(if kind == READ { Some((offset, len)) } else { None });
         assert_eq!(reply.cookie, cookie);
         reply
     }

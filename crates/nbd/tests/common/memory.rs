@@ -22,20 +22,13 @@ pub struct Memory {
 impl Memory {
     /// An empty one.
     pub fn new(size: u64) -> Self {
-        Self {
-            size,
-            blocks: RefCell::default(),
-        }
+        Self { size, blocks: RefCell::default() }
     }
 
     /// Every block a range touches, with the part of the range in it.
     fn parts(offset: u64, len: u64) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> {
         let end = offset + len;
-        let blocks = if len == 0 {
-            0..0
-        } else {
-            offset / BLOCK..end.div_ceil(BLOCK)
-        };
+        let blocks = if len == 0 { 0..0 } else { offset / BLOCK..end.div_ceil(BLOCK) };
         blocks.map(move |block| {
             let first = offset.max(block * BLOCK) - block * BLOCK;
             let last = end.min((block + 1) * BLOCK) - block * BLOCK;
@@ -56,10 +49,7 @@ impl Memory {
     fn check(&self, offset: u64, len: u64) -> Result<()> {
         match offset.checked_add(len) {
             Some(end) if end <= self.size => Ok(()),
-            _ => Err(Error::new(
-                ErrorKind::Internal,
-                "the door lets wrong ranges through",
-            )),
+            _ => Err(Error::new(ErrorKind::Internal, "the door lets wrong ranges through")),
         }
     }
 }

@@ -259,17 +259,10 @@ impl TestServer {
                 .build()
                 .expect("a runtime");
             tokio::task::LocalSet::new().block_on(&runtime, async {
-                let disk = |size| {
-                    Rc::new(Gated {
-                        disk: Memory::new(size),
-                        gate: Arc::clone(&shared),
-                    })
-                };
-                let exports = Disks {
-                    disk: disk(DISK),
-                    huge: disk(16 << 50),
-                    gate: Arc::clone(&shared),
-                };
+                let disk =
+                    |size| Rc::new(Gated { disk: Memory::new(size), gate: Arc::clone(&shared) });
+                let exports =
+                    Disks { disk: disk(DISK), huge: disk(16 << 50), gate: Arc::clone(&shared) };
                 let server = Rc::new(Server::new(Rc::new(exports), limits));
                 server.listen(listener).expect("it listens");
                 server.listen(tcp).expect("it listens");
@@ -278,15 +271,7 @@ impl TestServer {
                 }
             });
         });
-        Self {
-            gate,
-            path,
-            address,
-            tcp: false,
-            jobs: Some(jobs),
-            thread: Some(thread),
-            _dir: dir,
-        }
+        Self { gate, path, address, tcp: false, jobs: Some(jobs), thread: Some(thread), _dir: dir }
     }
 
     /// A connected stream of either kind, in the shape of a unix one.

@@ -15,10 +15,7 @@ fn roster(disks: &[(u32, u64)]) -> Roster {
         weight: *weight,
         key: 0,
     });
-    Roster {
-        members: members.collect(),
-        zones,
-    }
+    Roster { members: members.collect(), zones }
 }
 
 /// Zone loads by raising the level a little at a time (bisection) until all water is in.

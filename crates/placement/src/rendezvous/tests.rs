@@ -10,26 +10,21 @@ fn maps() -> impl Strategy<Value = ClusterMap> {
     let disk = (1u64..4, any::<bool>());
     let node = (0u32..6, 0u32..4, prop::collection::vec(disk, 1..4));
     prop::collection::vec(node, 0..12).prop_map(|nodes| {
-        let nodes = nodes
-            .into_iter()
-            .enumerate()
-            .map(|(n, (zone, vnodes, disks))| Node {
-                id: NodeId([n as u8; 16]),
-                zone,
-                vnodes,
-                state: State::Up,
-                disks: (0..)
-                    .zip(disks)
-                    .map(|(d, (weight, out))| Disk {
-                        id: DiskId([(n * 4 + d) as u8; 16]),
-                        weight,
-                        state: if out { State::Out } else { State::Up },
-                    })
-                    .collect(),
-            });
-        ClusterMap {
-            nodes: nodes.collect(),
-        }
+        let nodes = nodes.into_iter().enumerate().map(|(n, (zone, vnodes, disks))| Node {
+            id: NodeId([n as u8; 16]),
+            zone,
+            vnodes,
+            state: State::Up,
+            disks: (0..)
+                .zip(disks)
+                .map(|(d, (weight, out))| Disk {
+                    id: DiskId([(n * 4 + d) as u8; 16]),
+                    weight,
+                    state: if out { State::Out } else { State::Up },
+                })
+                .collect(),
+        });
+        ClusterMap { nodes: nodes.collect() }
     })
 }
 
@@ -47,8 +42,7 @@ fn obvious(map: &ClusterMap, roster: &Roster, stride: usize, shard: u32) -> Vec<
     // a/b < c/d, exactly.
     let less = |a: &(u64, u64, u32), b: &(u64, u64, u32)| {
         let left = u128::from(a.0) * u128::from(b.1);
-        left.cmp(&(u128::from(b.0) * u128::from(a.1)))
-            .then(a.2.cmp(&b.2))
+        left.cmp(&(u128::from(b.0) * u128::from(a.1))).then(a.2.cmp(&b.2))
     };
     let of_node = |node: &Node| {
         let scores = node.disks.iter().filter_map(|d| score(d.id));
@@ -127,27 +121,15 @@ fn shards_are_spread_by_weight() {
         zone: n,
         vnodes: 32 * n,
         state: State::Up,
-        disks: vec![Disk {
-            id: DiskId([n as u8; 16]),
-            weight: 1,
-            state: State::Up,
-        }],
+        disks: vec![Disk { id: DiskId([n as u8; 16]), weight: 1, state: State::Up }],
     });
-    let roster = roster(&ClusterMap {
-        nodes: nodes.collect(),
-    });
+    let roster = roster(&ClusterMap { nodes: nodes.collect() });
     let shards = 1 << 14;
     let table = wanted(&roster, 1, shards);
     for member in 0..4u32 {
         let count = table.iter().filter(|m| **m == member).count() as f64;
         let p = f64::from(member + 1) / 10.0;
-        let (mean, deviation) = (
-            p * f64::from(shards),
-            (p * (1.0 - p) * f64::from(shards)).sqrt(),
-        );
-        assert!(
-            (count - mean).abs() < 4.0 * deviation,
-            "{member} {count} {mean}"
-        );
+        let (mean, deviation) = (p * f64::from(shards), (p * (1.0 - p) * f64::from(shards)).sqrt());
+        assert!((count - mean).abs() < 4.0 * deviation, "{member} {count} {mean}");
     }
 }

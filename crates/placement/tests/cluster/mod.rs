@@ -47,12 +47,7 @@ impl Cluster {
             Shape::Even => u64::from(u32::MAX),
             Shape::Uneven => (nodes as u64 / 10).max(5),
         };
-        let mut cluster = Self {
-            map: ClusterMap::default(),
-            shape,
-            zones,
-            numbers: Numbers(seed),
-        };
+        let mut cluster = Self { map: ClusterMap::default(), shape, zones, numbers: Numbers(seed) };
         for i in 0..nodes {
             cluster.join(Some(i as u64));
         }
@@ -64,11 +59,7 @@ impl Cluster {
             Shape::Even => 4 << 40,
             Shape::Uneven => (1 + self.numbers.below(4)) << 40,
         };
-        Disk {
-            id: DiskId(self.numbers.id()),
-            weight,
-            state: State::Up,
-        }
+        Disk { id: DiskId(self.numbers.id()), weight, state: State::Up }
     }
 
     /// A node comes, into zone `place` if that is given.
@@ -76,10 +67,7 @@ impl Cluster {
         let place = place.unwrap_or_else(|| self.numbers.below(self.zones));
         let (disks, vnodes) = match self.shape {
             Shape::Even => (1, 128),
-            Shape::Uneven => (
-                1 + self.numbers.below(4),
-                64 + self.numbers.below(193) as u32,
-            ),
+            Shape::Uneven => (1 + self.numbers.below(4), 64 + self.numbers.below(193) as u32),
         };
         let node = Node {
             id: NodeId(self.numbers.id()),
@@ -99,10 +87,7 @@ impl Cluster {
     pub fn change(&mut self) -> &'static str {
         let i = self.any_node();
         let last = self.map.nodes.len() < 4;
-        match self
-            .numbers
-            .below(if self.shape == Shape::Even { 4 } else { 7 })
-        {
+        match self.numbers.below(if self.shape == Shape::Even { 4 } else { 7 }) {
             0 | 1 if !last => {
                 self.map.nodes.swap_remove(i);
                 "leave"
@@ -152,9 +137,7 @@ pub fn worst_load(placement: &Placement, from: u32) -> f64 {
     let loads = placement.loads();
     let quota = |q: u64| q as f64 / 32f64.exp2();
     let large = loads.iter().filter(|l| quota(l.quota) >= f64::from(from));
-    large
-        .map(|l| 100.0 * (f64::from(l.replicas) / quota(l.quota) - 1.0).abs())
-        .fold(0.0, f64::max)
+    large.map(|l| 100.0 * (f64::from(l.replicas) / quota(l.quota) - 1.0).abs()).fold(0.0, f64::max)
 }
 
 /// Exceptions, in percent of all replicas.

@@ -56,21 +56,14 @@ struct Graph {
 
 impl Graph {
     fn new(nodes: usize) -> Self {
-        Self {
-            edges: Vec::new(),
-            out: vec![Vec::new(); nodes],
-        }
+        Self { edges: Vec::new(), out: vec![Vec::new(); nodes] }
     }
 
     fn edge(&mut self, from: usize, to: usize, room: i64, cost: i64) {
         self.out[from].push(self.edges.len());
         self.edges.push(Edge { to, room, cost });
         self.out[to].push(self.edges.len());
-        self.edges.push(Edge {
-            to: from,
-            room: 0,
-            cost: -cost,
-        });
+        self.edges.push(Edge { to: from, room: 0, cost: -cost });
     }
 
     /// Largest flow of least cost, by cheapest paths one after the other.

@@ -21,10 +21,7 @@ pub async fn a_key_is_put_read_replaced_and_deleted(harness: &impl Harness) {
     }
     // Another key does not touch this one's revision.
     commit(&*registry, changes([put("a", "y")])).await;
-    assert_eq!(
-        registry.get("a/b").await.expect("get").map(|e| e.modified),
-        Some(last)
-    );
+    assert_eq!(registry.get("a/b").await.expect("get").map(|e| e.modified), Some(last));
     let gone = commit(&*registry, changes([delete("a/b")])).await;
     assert!(gone > last);
     assert_eq!(registry.get("a/b").await.expect("get"), None);
@@ -35,14 +32,8 @@ pub async fn a_key_is_put_read_replaced_and_deleted(harness: &impl Harness) {
 pub async fn comparisons_decide(harness: &impl Harness) {
     let registry = harness.client().await;
     let attempt = async |compares: &[Compare]| {
-        let txn = Txn {
-            compares: compares.to_vec(),
-            changes: vec![put("mark", "x")],
-        };
-        matches!(
-            registry.commit(txn).await.expect("commit"),
-            Outcome::Committed(_)
-        )
+        let txn = Txn { compares: compares.to_vec(), changes: vec![put("mark", "x")] };
+        matches!(registry.commit(txn).await.expect("commit"), Outcome::Committed(_))
     };
     let absent = Compare::Absent("k".to_owned());
     let at = |r: Revision| Compare::Unchanged("k".to_owned(), r);
@@ -71,13 +62,9 @@ pub async fn comparisons_decide(harness: &impl Harness) {
 pub async fn a_commit_is_all_or_nothing(harness: &impl Harness) {
     let registry = harness.client().await;
     let other = harness.client().await;
-    let many: Vec<_> = (0..CHANGES_MAX)
-        .map(|i| put(format!("many/{i:03}"), "v"))
-        .collect();
+    let many: Vec<_> = (0..CHANGES_MAX).map(|i| put(format!("many/{i:03}"), "v")).collect();
     let txn = Txn {
-        compares: (0..COMPARES_MAX)
-            .map(|i| Compare::Absent(format!("many/{i:03}")))
-            .collect(),
+        compares: (0..COMPARES_MAX).map(|i| Compare::Absent(format!("many/{i:03}"))).collect(),
         changes: many,
     };
     let revision = commit(&*registry, txn.clone()).await;
@@ -94,10 +81,7 @@ pub async fn a_commit_is_all_or_nothing(harness: &impl Harness) {
         ],
         changes: vec![delete("many/007"), put("new", "x")],
     };
-    assert_eq!(
-        registry.commit(txn).await.expect("commit"),
-        Outcome::Conflict
-    );
+    assert_eq!(registry.commit(txn).await.expect("commit"), Outcome::Conflict);
     assert_eq!(registry.get("new").await.expect("get"), None);
     assert_eq!(registry.get("many/007").await.expect("get"), entry);
 }
@@ -108,14 +92,8 @@ pub async fn what_changes_nothing_makes_no_revision(harness: &impl Harness) {
     let revision = commit(&*registry, changes([put("a", "1")])).await;
     assert_eq!(commit(&*registry, changes([])).await, revision);
     assert_eq!(commit(&*registry, changes([delete("b")])).await, revision);
-    let compared = Txn {
-        compares: vec![Compare::Absent("a".to_owned())],
-        changes: Vec::new(),
-    };
-    assert_eq!(
-        registry.commit(compared).await.expect("commit"),
-        Outcome::Conflict
-    );
+    let compared = Txn { compares: vec![Compare::Absent("a".to_owned())], changes: Vec::new() };
+    assert_eq!(registry.commit(compared).await.expect("commit"), Outcome::Conflict);
     assert_eq!(registry.list("").await.expect("list").revision, revision);
 }
 
@@ -123,9 +101,8 @@ pub async fn what_changes_nothing_makes_no_revision(harness: &impl Harness) {
 pub async fn lists_follow_bytes_not_components(harness: &impl Harness) {
     let registry = harness.client().await;
     assert_eq!(keys(&*registry, "").await, [""; 0]);
-    let mut all = [
-        "a", "a b", "a!", "a-", "a/b", "a/b/c", "a/~", "a0", "aa", "a~", "a~~", "b", "B",
-    ];
+    let mut all =
+        ["a", "a b", "a!", "a-", "a/b", "a/b/c", "a/~", "a0", "aa", "a~", "a~~", "b", "B"];
     for key in all {
         commit(&*registry, changes([put(key, key)])).await;
     }
@@ -136,12 +113,7 @@ pub async fn lists_follow_bytes_not_components(harness: &impl Harness) {
         assert_eq!(keys(&*registry, prefix).await, expected, "{prefix}");
     }
     let listing = registry.list("a/").await.expect("list");
-    assert!(
-        listing
-            .entries
-            .iter()
-            .all(|e| e.key.as_bytes() == &e.value[..])
-    );
+    assert!(listing.entries.iter().all(|e| e.key.as_bytes() == &e.value[..]));
 }
 
 /// At the limit it works, one beyond it is refused, and nothing happens.
@@ -160,19 +132,10 @@ pub async fn limits_are_kept_and_refused_alike(harness: &impl Harness) {
         changes([put("a\0", "v")]),
         changes([put("a", vec![0; VALUE_BYTES_MAX + 1])]),
         changes([put("a", "1"), delete("a")]),
-        changes(
-            (0..=CHANGES_MAX)
-                .map(|i| put(format!("c{i}"), "v"))
-                .collect::<Vec<_>>(),
-        ),
+        changes((0..=CHANGES_MAX).map(|i| put(format!("c{i}"), "v")).collect::<Vec<_>>()),
+        Txn { compares: vec![Compare::Absent("/".to_owned())], changes: vec![put("a", "v")] },
         Txn {
-            compares: vec![Compare::Absent("/".to_owned())],
-            changes: vec![put("a", "v")],
-        },
-        Txn {
-            compares: (0..=COMPARES_MAX)
-                .map(|i| Compare::Absent(format!("c{i}")))
-                .collect(),
+            compares: (0..=COMPARES_MAX).map(|i| Compare::Absent(format!("c{i}"))).collect(),
             changes: vec![put("a", "v")],
         },
     ];
@@ -183,21 +146,9 @@ pub async fn limits_are_kept_and_refused_alike(harness: &impl Harness) {
     let invalid = |kind| assert_eq!(kind, Some(ErrorKind::Invalid));
     invalid(registry.get(&long).await.err().map(|e| e.kind()));
     invalid(registry.list(&long).await.err().map(|e| e.kind()));
-    invalid(
-        registry
-            .watch("\n", Revision(0))
-            .await
-            .err()
-            .map(|e| e.kind()),
-    );
+    invalid(registry.watch("\n", Revision(0)).await.err().map(|e| e.kind()));
     let session = registry.session(harness.ttl()).await.expect("session");
-    invalid(
-        session
-            .commit(changes([put("a//b", "v")]))
-            .await
-            .err()
-            .map(|e| e.kind()),
-    );
+    invalid(session.commit(changes([put("a//b", "v")])).await.err().map(|e| e.kind()));
     let listing = registry.list("").await.expect("list");
     assert_eq!((listing.revision, listing.entries.len()), (revision, 1));
 }

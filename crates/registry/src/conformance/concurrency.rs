@@ -64,59 +64,36 @@ pub async fn transfers_keep_their_sum(harness: &impl Harness) {
     const ACCOUNTS: u64 = 5;
     const SUM: u64 = ACCOUNTS * 100;
     let registry = harness.client().await;
-    let open: Vec<_> = (0..ACCOUNTS)
-        .map(|i| put(format!("account/{i}"), "100"))
-        .collect();
+    let open: Vec<_> = (0..ACCOUNTS).map(|i| put(format!("account/{i}"), "100")).collect();
     super::commit(&*registry, changes(open)).await;
-    all(clients(harness)
-        .await
-        .into_iter()
-        .enumerate()
-        .map(|(i, client)| async move {
-            let mut last = Revision(0);
-            for round in 0..20u64 {
-                let listing = client.list("account/").await.expect("list");
-                assert!(listing.revision >= last);
-                last = listing.revision;
-                assert!(listing.entries.iter().all(|e| e.modified <= last));
-                assert_eq!(
-                    listing
-                        .entries
-                        .iter()
-                        .map(|e| number(&e.value))
-                        .sum::<u64>(),
-                    SUM
-                );
-                let at = |n: u64| &listing.entries[(n % ACCOUNTS) as usize];
-                let (from, to) = (at(round + i as u64), at(round * 3 + i as u64 + 1));
-                let (have, amount) = (number(&from.value), round % 7);
-                if from.key == to.key || have < amount {
-                    continue;
-                }
-                let txn = Txn {
-                    compares: vec![
-                        unchanged(&from.key, Some(from)),
-                        unchanged(&to.key, Some(to)),
-                    ],
-                    changes: vec![
-                        put(&*from.key, (have - amount).to_string()),
-                        put(&*to.key, (number(&to.value) + amount).to_string()),
-                    ],
-                };
-                // A conflict is fine: somebody else moved money.
-                client.commit(txn).await.expect("commit");
+    all(clients(harness).await.into_iter().enumerate().map(|(i, client)| async move {
+        let mut last = Revision(0);
+        for round in 0..20u64 {
+            let listing = client.list("account/").await.expect("list");
+            assert!(listing.revision >= last);
+            last = listing.revision;
+            assert!(listing.entries.iter().all(|e| e.modified <= last));
+            assert_eq!(listing.entries.iter().map(|e| number(&e.value)).sum::<u64>(), SUM);
+            let at = |n: u64| &listing.entries[(n % ACCOUNTS) as usize];
+            let (from, to) = (at(round + i as u64), at(round * 3 + i as u64 + 1));
+            let (have, amount) = (number(&from.value), round % 7);
+            if from.key == to.key || have < amount {
+                continue;
             }
-        }))
+            let txn = Txn {
+                compares: vec![unchanged(&from.key, Some(from)), unchanged(&to.key, Some(to))],
+                changes: vec![
+                    put(&*from.key, (have - amount).to_string()),
+                    put(&*to.key, (number(&to.value) + amount).to_string()),
+                ],
+            };
+            // A conflict is fine: somebody else moved money.
+            client.commit(txn).await.expect("commit");
+        }
+    }))
     .await;
     let listing = registry.list("account/").await.expect("list");
-    assert_eq!(
-        listing
-            .entries
-            .iter()
-            .map(|e| number(&e.value))
-            .sum::<u64>(),
-        SUM
-    );
+    assert_eq!(listing.entries.iter().map(|e| number(&e.value)).sum::<u64>(), SUM);
 }
 
 /// One register, blind writes of distinct values, reads by `get` and by `list`. As every write

@@ -15,10 +15,7 @@ pub async fn everything_is_there_after_a_restart(harness: &impl Harness) {
     revisions.push(commit(&*registry, changes([delete("d/0")])).await);
     let before = registry.list("").await.expect("list");
     let session = registry.session(harness.ttl()).await.expect("session");
-    session
-        .commit(changes([put("e/x", "1")]))
-        .await
-        .expect("commit");
+    session.commit(changes([put("e/x", "1")])).await.expect("commit");
     session.end().await.expect("end");
     drop(registry);
     harness.restart().await;
@@ -47,15 +44,9 @@ pub(super) async fn commit_for_ever(registry: &dyn Registry, prefix: &str) {
         for side in ["a", "b"] {
             // Some span many pages.
             let bytes = if n.is_multiple_of(3) { 60_000 } else { 10 };
-            list.push(put(
-                format!("{prefix}/{side}/{}", n % 16),
-                format!("{n:0bytes$}"),
-            ));
+            list.push(put(format!("{prefix}/{side}/{}", n % 16), format!("{n:0bytes$}")));
         }
-        let txn = Txn {
-            compares: vec![compare],
-            changes: list,
-        };
+        let txn = Txn { compares: vec![compare], changes: list };
         match registry.commit(txn).await.expect("commit") {
             Outcome::Committed(revision) => {
                 compare = sheepdog_types::kv::Compare::Unchanged(last.clone(), revision);
@@ -85,16 +76,11 @@ pub async fn a_killed_process_tears_no_commit(harness: &impl Harness) {
         }
         let entries = registry.list("c/").await.expect("list").entries;
         let value = |key: &str| {
-            let at = entries
-                .binary_search_by(|e| e.key.as_str().cmp(key))
-                .expect("there");
+            let at = entries.binary_search_by(|e| e.key.as_str().cmp(key)).expect("there");
             number(&entries[at].value)
         };
         let last = value("c/last");
-        assert!(
-            last == answered || last == answered + 1,
-            "{last}, answered {answered}"
-        );
+        assert!(last == answered || last == answered + 1, "{last}, answered {answered}");
         for side in ["a", "b"] {
             for n in last.saturating_sub(15).max(1)..=last {
                 assert_eq!(value(&format!("c/{side}/{}", n % 16)), n);
@@ -105,9 +91,7 @@ pub async fn a_killed_process_tears_no_commit(harness: &impl Harness) {
             seen += 1;
             assert_eq!(list.len(), 3);
             for change in list {
-                let Change::Put(_, value) = change else {
-                    panic!("a delete")
-                };
+                let Change::Put(_, value) = change else { panic!("a delete") };
                 assert_eq!(number(&value), seen);
             }
         }

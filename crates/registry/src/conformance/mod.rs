@@ -76,14 +76,10 @@ macro_rules! conformance_tests {
 
 /// Runs one part.
 pub fn run(part: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        tokio::time::timeout(PART_MAX, part)
-            .await
-            .expect("the part hangs");
+        tokio::time::timeout(PART_MAX, part).await.expect("the part hangs");
     });
 }
 
@@ -106,9 +102,7 @@ pub async fn child(client: Arc<dyn Registry>, ttl: Duration) {
 /// Says a line to the suite.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{SAYS}{line}")
-        .and_then(|()| out.flush())
-        .expect("say");
+    writeln!(out, "{SAYS}{line}").and_then(|()| out.flush()).expect("say");
 }
 
 /// A running child; killed when dropped.
@@ -168,10 +162,7 @@ fn delete(key: &str) -> Change {
 }
 
 fn changes(changes: impl Into<Vec<Change>>) -> Txn {
-    Txn {
-        compares: Vec::new(),
-        changes: changes.into(),
-    }
+    Txn { compares: Vec::new(), changes: changes.into() }
 }
 
 /// Commits what must not conflict.
@@ -198,10 +189,7 @@ async fn keys(registry: &dyn Registry, prefix: &str) -> Vec<String> {
 /// The next commit a watch reports, its changes by key.
 async fn next(watch: &mut dyn Watch) -> (Revision, Vec<Change>) {
     match watch.next().await.expect("watch") {
-        WatchEvent::Committed {
-            revision,
-            mut changes,
-        } => {
+        WatchEvent::Committed { revision, mut changes } => {
             changes.sort_by(|a, b| changed_key(a).cmp(changed_key(b)));
             (revision, changes)
         }
@@ -215,10 +203,7 @@ fn changed_key(change: &Change) -> &str {
 }
 
 fn number(value: &[u8]) -> u64 {
-    std::str::from_utf8(value)
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .expect("a number")
+    std::str::from_utf8(value).ok().and_then(|s| s.parse().ok()).expect("a number")
 }
 
 /// Spawns on the runtime of [`run`] and gives back what each returned.

@@ -18,18 +18,9 @@ pub async fn keys_go_with_their_session(harness: &impl Harness) {
     };
     let outcome = session.commit(elected.clone()).await.expect("commit");
     assert!(matches!(outcome, Outcome::Committed(_)));
-    assert_eq!(
-        second.commit(elected).await.expect("commit"),
-        Outcome::Conflict
-    );
-    second
-        .commit(changes([put("s/b", "2")]))
-        .await
-        .expect("commit");
-    assert_eq!(
-        keys(&*other, "s/").await,
-        ["s/a", "s/b", "s/leader", "s/plain"]
-    );
+    assert_eq!(second.commit(elected).await.expect("commit"), Outcome::Conflict);
+    second.commit(changes([put("s/b", "2")])).await.expect("commit");
+    assert_eq!(keys(&*other, "s/").await, ["s/a", "s/b", "s/leader", "s/plain"]);
     let from = other.list("").await.expect("list").revision;
     let mut watch = other.watch("s/", from).await.expect("watch");
     let state = session.state();
@@ -37,10 +28,7 @@ pub async fn keys_go_with_their_session(harness: &impl Harness) {
     session.end().await.expect("end");
     assert_eq!(*state.borrow(), SessionState::Expired);
     assert_eq!(keys(&*other, "s/").await, ["s/b", "s/plain"]);
-    assert_eq!(
-        next(&mut *watch).await.1,
-        [delete("s/a"), delete("s/leader")]
-    );
+    assert_eq!(next(&mut *watch).await.1, [delete("s/a"), delete("s/leader")]);
     // What the other session puts over a key of the first would be its own.
     assert_eq!(*second.state().borrow(), SessionState::Alive);
     second.end().await.expect("end");
@@ -51,20 +39,14 @@ pub async fn keys_go_with_their_session(harness: &impl Harness) {
 pub async fn a_dropped_session_ends(harness: &impl Harness) {
     let (registry, other) = (harness.client().await, harness.client().await);
     let session = registry.session(harness.ttl()).await.expect("session");
-    session
-        .commit(changes([put("s/a", "1")]))
-        .await
-        .expect("commit");
+    session.commit(changes([put("s/a", "1")])).await.expect("commit");
     let from = other.list("").await.expect("list").revision;
     let mut watch = other.watch("s/", from).await.expect("watch");
     drop(session);
     assert_eq!(next(&mut *watch).await.1, [delete("s/a")]);
     // A client that goes takes its sessions along.
     let session = registry.session(harness.ttl()).await.expect("session");
-    session
-        .commit(changes([put("s/b", "1")]))
-        .await
-        .expect("commit");
+    session.commit(changes([put("s/b", "1")])).await.expect("commit");
     assert_eq!(next(&mut *watch).await.1, [put("s/b", "1")]);
     drop((registry, session));
     assert_eq!(next(&mut *watch).await.1, [delete("s/b")]);
@@ -76,23 +58,14 @@ pub async fn an_ordinary_put_frees_a_key(harness: &impl Harness) {
     let first = registry.session(harness.ttl()).await.expect("session");
     let second = registry.session(harness.ttl()).await.expect("session");
     for key in ["k/1", "k/2", "k/3"] {
-        first
-            .commit(changes([put(key, "1")]))
-            .await
-            .expect("commit");
+        first.commit(changes([put(key, "1")])).await.expect("commit");
     }
     commit(&*registry, changes([put("k/1", "2")])).await;
-    second
-        .commit(changes([put("k/2", "2")]))
-        .await
-        .expect("commit");
+    second.commit(changes([put("k/2", "2")])).await.expect("commit");
     first.end().await.expect("end");
     assert_eq!(keys(&*registry, "k/").await, ["k/1", "k/2"]);
     // And an ephemeral one may take the place of an ordinary one.
-    second
-        .commit(changes([put("k/1", "3")]))
-        .await
-        .expect("commit");
+    second.commit(changes([put("k/1", "3")])).await.expect("commit");
     second.end().await.expect("end");
     assert_eq!(keys(&*registry, "k/").await, [""; 0]);
 }
@@ -103,16 +76,10 @@ pub async fn an_expired_session_commits_nothing(harness: &impl Harness) {
     let (registry, other) = (harness.client().await, harness.client().await);
     let session = registry.session(harness.ttl()).await.expect("session");
     let mut state = session.state();
-    session
-        .commit(changes([put("s/a", "1")]))
-        .await
-        .expect("commit");
+    session.commit(changes([put("s/a", "1")])).await.expect("commit");
     let committing = tokio::spawn(async move {
         for n in 0.. {
-            if let Err(error) = session
-                .commit(changes([put(format!("s/{}", n % 5), "1")]))
-                .await
-            {
+            if let Err(error) = session.commit(changes([put(format!("s/{}", n % 5), "1")])).await {
                 assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
                 return session;
             }
@@ -121,36 +88,21 @@ pub async fn an_expired_session_commits_nothing(harness: &impl Harness) {
     });
     harness.expire_sessions().await;
     let session = committing.await.expect("commit");
-    state
-        .wait_for(|s| *s == SessionState::Expired)
-        .await
-        .expect("expires");
+    state.wait_for(|s| *s == SessionState::Expired).await.expect("expires");
     assert_eq!(keys(&*other, "s/").await, [""; 0]);
-    let again = session
-        .commit(changes([put("s/a", "1")]))
-        .await
-        .expect_err("over");
+    let again = session.commit(changes([put("s/a", "1")])).await.expect_err("over");
     assert_eq!(again.kind(), ErrorKind::Conflict);
-    session
-        .end()
-        .await
-        .expect("ending what is over is no error");
+    session.end().await.expect("ending what is over is no error");
     // The client itself is well.
     let session = registry.session(harness.ttl()).await.expect("session");
-    session
-        .commit(changes([put("s/b", "1")]))
-        .await
-        .expect("commit");
+    session.commit(changes([put("s/b", "1")])).await.expect("commit");
     assert_eq!(keys(&*other, "s/").await, ["s/b"]);
 }
 
 /// Child process: a session with two keys, until killed.
 pub(super) async fn hold(registry: &dyn Registry, ttl: Duration, prefix: &str) {
     let session = registry.session(ttl).await.expect("session");
-    let txn = changes([
-        put(format!("{prefix}/a"), "1"),
-        put(format!("{prefix}/b"), "1"),
-    ]);
+    let txn = changes([put(format!("{prefix}/a"), "1"), put(format!("{prefix}/b"), "1")]);
     session.commit(txn).await.expect("commit");
     say("holding");
     std::future::pending::<()>().await;
@@ -167,20 +119,14 @@ pub async fn a_killed_process_loses_its_keys(harness: &impl Harness) {
         let from = registry.list("").await.expect("list").revision;
         let mut watch = registry.watch("e/", from).await.expect("watch");
         kid.kill();
-        assert_eq!(
-            next(&mut *watch).await.1,
-            [delete("e/kid/a"), delete("e/kid/b")]
-        );
+        assert_eq!(next(&mut *watch).await.1, [delete("e/kid/a"), delete("e/kid/b")]);
         assert_eq!(keys(&*registry, "e/").await, [""; 0]);
         // A decision made while it lived is void.
         let late = Txn {
             compares: vec![unchanged("e/kid/a", held.as_ref())],
             changes: vec![put("e/late", "1")],
         };
-        assert_eq!(
-            registry.commit(late).await.expect("commit"),
-            Outcome::Conflict
-        );
+        assert_eq!(registry.commit(late).await.expect("commit"), Outcome::Conflict);
     }
 }
 
@@ -188,13 +134,8 @@ pub async fn a_killed_process_loses_its_keys(harness: &impl Harness) {
 pub async fn many_sessions_die_at_once(harness: &impl Harness) {
     let registry = harness.client().await;
     let session = registry.session(harness.ttl()).await.expect("session");
-    session
-        .commit(changes([put("m/alive", "1")]))
-        .await
-        .expect("commit");
-    let mut kids: Vec<Kid> = (0..4)
-        .map(|n| Kid::start(harness, &format!("hold m/{n}")))
-        .collect();
+    session.commit(changes([put("m/alive", "1")])).await.expect("commit");
+    let mut kids: Vec<Kid> = (0..4).map(|n| Kid::start(harness, &format!("hold m/{n}"))).collect();
     for kid in &mut kids {
         assert_eq!(kid.hear().as_deref(), Some("holding"));
     }

@@ -17,22 +17,19 @@ async fn write_concurrently(harness: &impl Harness) -> BTreeMap<Revision, Vec<Ch
     for _ in 0..WRITERS {
         clients.push(harness.client().await);
     }
-    let committed = all(clients
-        .into_iter()
-        .enumerate()
-        .map(|(i, client)| async move {
-            let mut committed = Vec::new();
-            for n in 0..COMMITS {
-                let (one, two) = (format!("w/{i}/{}", n % 5), format!("w/{i}/x{}", n % 3));
-                let list = match n % 4 {
-                    // Both were put by rounds before.
-                    3 => vec![delete(&one_before(i, n)), put(two, n.to_string())],
-                    _ => vec![put(one, n.to_string()), put(two, vec![n as u8; 3000])],
-                };
-                committed.push((commit(&*client, changes(list.clone())).await, list));
-            }
-            committed
-        }))
+    let committed = all(clients.into_iter().enumerate().map(|(i, client)| async move {
+        let mut committed = Vec::new();
+        for n in 0..COMMITS {
+            let (one, two) = (format!("w/{i}/{}", n % 5), format!("w/{i}/x{}", n % 3));
+            let list = match n % 4 {
+                // Both were put by rounds before.
+                3 => vec![delete(&one_before(i, n)), put(two, n.to_string())],
+                _ => vec![put(one, n.to_string()), put(two, vec![n as u8; 3000])],
+            };
+            committed.push((commit(&*client, changes(list.clone())).await, list));
+        }
+        committed
+    }))
     .await;
     let count = committed.iter().map(Vec::len).sum::<usize>();
     let mut history: BTreeMap<Revision, Vec<Change>> = committed.into_iter().flatten().collect();
@@ -79,11 +76,7 @@ pub async fn every_commit_is_seen_once_in_order(harness: &impl Harness) {
         }
     }
     let listing = registry.list("w/").await.expect("list");
-    let there: BTreeMap<_, _> = listing
-        .entries
-        .into_iter()
-        .map(|e| (e.key, e.value))
-        .collect();
+    let there: BTreeMap<_, _> = listing.entries.into_iter().map(|e| (e.key, e.value)).collect();
     assert_eq!(state, there);
 }
 
@@ -92,11 +85,7 @@ pub async fn a_late_watch_sees_what_an_early_one_saw(harness: &impl Harness) {
     let history: Vec<_> = write_concurrently(harness).await.into_iter().collect();
     let registry = harness.client().await;
     for skip in [0, 1, history.len() / 2, history.len() - 1] {
-        let from = if skip == 0 {
-            Revision(0)
-        } else {
-            history[skip - 1].0
-        };
+        let from = if skip == 0 { Revision(0) } else { history[skip - 1].0 };
         let mut watch = registry.watch("w/", from).await.expect("watch");
         for expected in &history[skip..] {
             assert_eq!(next(&mut *watch).await, *expected);
@@ -116,12 +105,7 @@ pub async fn a_commit_is_one_event(harness: &impl Harness) {
     commit(&*registry, changes([put("b/1", "other")])).await;
     let first = commit(
         &*registry,
-        changes([
-            put("a/1", "x"),
-            put("a", "not below"),
-            put("a/2", ""),
-            delete("a/3"),
-        ]),
+        changes([put("a/1", "x"), put("a", "not below"), put("a/2", ""), delete("a/3")]),
     )
     .await;
     commit(&*registry, changes([delete("a/3")])).await;
@@ -183,11 +167,7 @@ pub async fn forgotten_history_is_announced(harness: &impl Harness) {
 pub async fn the_future_is_refused(harness: &impl Harness) {
     let registry = harness.client().await;
     let revision = commit(&*registry, changes([put("k", "1")])).await;
-    let error = registry
-        .watch("k", Revision(revision.0 + 1))
-        .await
-        .err()
-        .expect("refused");
+    let error = registry.watch("k", Revision(revision.0 + 1)).await.err().expect("refused");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(registry.watch("k", revision).await.is_ok());
 }

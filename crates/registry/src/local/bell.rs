@@ -95,19 +95,11 @@ impl Bell {
 
     /// Waits for our own waker, a ring, the timer, or `at_most`.
     pub fn wait(&mut self, at_most: Option<Duration>) -> Heard {
-        let look = if self.events.is_some() {
-            LOOK
-        } else {
-            LOOK_ALONE
-        };
+        let look = if self.events.is_some() { LOOK } else { LOOK_ALONE };
         let rest = look.saturating_sub(self.looked.elapsed());
         let timeout = Timespec::try_from(at_most.map_or(rest, |t| t.min(rest))).ok();
         let mut fds = vec![PollFd::new(&*self.waker.0, PollFlags::IN)];
-        fds.extend(
-            self.events
-                .as_ref()
-                .map(|fd| PollFd::new(fd, PollFlags::IN)),
-        );
+        fds.extend(self.events.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
         if let Err(error) = poll(&mut fds, timeout.as_ref())
             && error != rustix::io::Errno::INTR
         {
@@ -136,9 +128,7 @@ impl Bell {
                 heard.time = true;
             }
             let name = event.file_name().and_then(|n| n.to_str().ok());
-            heard
-                .closed
-                .extend(name.and_then(|n| Uuid::try_parse(n).ok()));
+            heard.closed.extend(name.and_then(|n| Uuid::try_parse(n).ok()));
         }
         // Those read but not looked at may have been anything.
         heard.time = true;
@@ -148,17 +138,9 @@ impl Bell {
 fn listen(paths: &Paths) -> rustix::io::Result<OwnedFd> {
     use inotify::{CreateFlags, WatchFlags};
     let fd = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    inotify::add_watch(
-        &fd,
-        &paths.bell,
-        WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE,
-    )?;
+    inotify::add_watch(&fd, &paths.bell, WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE)?;
     // Those who look at another's session open it read-only and are not heard.
-    inotify::add_watch(
-        &fd,
-        &paths.sessions,
-        WatchFlags::CLOSE_WRITE | WatchFlags::DELETE,
-    )?;
+    inotify::add_watch(&fd, &paths.sessions, WatchFlags::CLOSE_WRITE | WatchFlags::DELETE)?;
     Ok(fd)
 }
 

@@ -27,11 +27,7 @@ pub(crate) struct Tuning {
 }
 
 impl Tuning {
-    pub const STANDARD: Self = Self {
-        history_bytes: 64 << 20,
-        pages: 1 << 18,
-        inotify: true,
-    };
+    pub const STANDARD: Self = Self { history_bytes: 64 << 20, pages: 1 << 18, inotify: true };
 }
 
 /// A watch gets this many events at once at most, unless the first alone is larger.
@@ -106,24 +102,17 @@ impl Db {
     pub fn close(self) -> Result<()> {
         let done = || -> rusqlite::Result<bool> {
             self.conn
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| {
-                    row.get::<_, i64>(0)
-                })
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
                 .map(|busy| busy == 0)
         };
         let done = done().map_err(|e| schema::error(&self.path, "close", e))?;
-        self.conn
-            .close()
-            .map_err(|(_, e)| schema::error(&self.path, "close", e))?;
+        self.conn.close().map_err(|(_, e)| schema::error(&self.path, "close", e))?;
         if done {
             Ok(())
         } else {
             Err(Error::new(
                 ErrorKind::Locked,
-                format!(
-                    "registry {} is in use by another program",
-                    self.path.display()
-                ),
+                format!("registry {} is in use by another program", self.path.display()),
             ))
         }
     }
@@ -179,9 +168,7 @@ impl Db {
         &mut self,
         work: &impl Fn(&Transaction<'_>, &Meta) -> Result<T, Stop>,
     ) -> Result<T, Stop> {
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let meta = meta(&tx)?;
         refuse_retired(&self.path, &meta)?;
         let value = work(&tx, &meta)?;
@@ -220,9 +207,8 @@ impl Db {
     pub fn unretire(&mut self) -> Result<()> {
         let _turn = self.queue.enter()?;
         let undo = || {
-            let retired: bool = self
-                .conn
-                .query_row("SELECT retired FROM meta", [], |row| row.get(0))?;
+            let retired: bool =
+                self.conn.query_row("SELECT retired FROM meta", [], |row| row.get(0))?;
             if retired {
                 self.conn.execute("UPDATE meta SET retired = 0", [])?;
             }
@@ -250,10 +236,7 @@ impl Db {
                 )?
                 .query_map([prefix, &end], entry)?
                 .collect::<rusqlite::Result<_>>()?;
-            Ok(Listing {
-                revision: revision(meta.revision),
-                entries,
-            })
+            Ok(Listing { revision: revision(meta.revision), entries })
         })
     }
 
@@ -295,10 +278,7 @@ impl Db {
         self.read(|tx, meta| {
             let head = revision(meta.revision);
             if cursor < revision(meta.compacted) {
-                return Ok(Batch {
-                    events: vec![WatchEvent::TooOld],
-                    covered: cursor,
-                });
+                return Ok(Batch { events: vec![WatchEvent::TooOld], covered: cursor });
             }
             let mut rows = tx.prepare_cached(
                 "SELECT revision, key, value FROM history
@@ -420,8 +400,7 @@ pub(super) fn entry_modified(tx: &Transaction<'_>, key: &str) -> rusqlite::Resul
 }
 
 fn session_exists(tx: &Transaction<'_>, id: i64) -> rusqlite::Result<bool> {
-    tx.prepare_cached("SELECT 1 FROM session WHERE id = ?1")?
-        .exists([id])
+    tx.prepare_cached("SELECT 1 FROM session WHERE id = ?1")?.exists([id])
 }
 
 fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {

@@ -64,10 +64,7 @@ pub(super) fn pass_gate(paths: &Paths) -> Result<File> {
     }
     Err(Error::new(
         ErrorKind::Unreachable,
-        format!(
-            "registry {}: another process is still opening it",
-            paths.file.display()
-        ),
+        format!("registry {}: another process is still opening it", paths.file.display()),
     ))
 }
 
@@ -152,11 +149,7 @@ impl SessionLock {
             // Somebody may have taken it for a leftover before it was locked.
             let ours = file.metadata().map_err(fail)?.ino();
             if std::fs::metadata(&path).is_ok_and(|m| m.ino() == ours) {
-                return Ok(Self {
-                    name,
-                    path,
-                    _file: file,
-                });
+                return Ok(Self { name, path, _file: file });
             }
         }
     }

@@ -224,27 +224,21 @@ impl Registry for LocalRegistry {
     fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
         Box::pin(async move {
             check::key(key)?;
-            self.client
-                .ask(|reply| Request::Get(key.to_owned(), reply))
-                .await
+            self.client.ask(|reply| Request::Get(key.to_owned(), reply)).await
         })
     }
 
     fn list<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Listing>> {
         Box::pin(async move {
             check::prefix(prefix)?;
-            self.client
-                .ask(|reply| Request::List(prefix.to_owned(), reply))
-                .await
+            self.client.ask(|reply| Request::List(prefix.to_owned(), reply)).await
         })
     }
 
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             check::txn(&txn)?;
-            self.client
-                .ask(|reply| Request::Commit(txn, None, reply))
-                .await
+            self.client.ask(|reply| Request::Commit(txn, None, reply)).await
         })
     }
 
@@ -301,11 +295,8 @@ impl LocalWatch {
                 Some(pending) => pending,
                 none => {
                     let (reply, answer) = oneshot::channel();
-                    let follower = Follower {
-                        prefix: self.prefix.clone(),
-                        cursor: self.cursor,
-                        reply,
-                    };
+                    let follower =
+                        Follower { prefix: self.prefix.clone(), cursor: self.cursor, reply };
                     self.client.send(Request::Follow(follower)).await?;
                     none.insert(answer)
                 }
@@ -336,9 +327,7 @@ impl Session for LocalSession {
     fn commit(&self, txn: Txn) -> BoxFuture<'_, Result<Outcome>> {
         Box::pin(async move {
             check::txn(&txn)?;
-            self.client
-                .ask(|reply| Request::Commit(txn, Some(self.id), reply))
-                .await
+            self.client.ask(|reply| Request::Commit(txn, Some(self.id), reply)).await
         })
     }
 

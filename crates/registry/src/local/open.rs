@@ -44,13 +44,7 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Re
     let gate = pass_gate(paths)?;
     let presence = open_lock(&paths.presence)?;
     let alone = try_exclusive(&presence, &paths.presence)?;
-    let mut opening = Opening {
-        paths,
-        member,
-        tuning,
-        presence: &presence,
-        alone,
-    };
+    let mut opening = Opening { paths, member, tuning, presence: &presence, alone };
     let (mut db, mut joined) = opening.find()?;
     if let Some(member) = member {
         let known = db.recorded()?.iter().any(|r| r.store == member.store);
@@ -60,16 +54,8 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Re
         db.record(&member.store, member.disk)?;
     }
     let cluster = db.meta()?.cluster;
-    presence
-        .lock_shared()
-        .map_err(|e| io_error("lock", &paths.presence, e))?;
-    Ok(Opened {
-        db,
-        cluster,
-        joined,
-        presence,
-        gate,
-    })
+    presence.lock_shared().map_err(|e| io_error("lock", &paths.presence, e))?;
+    Ok(Opened { db, cluster, joined, presence, gate })
 }
 
 struct Opening<'a> {
@@ -84,9 +70,7 @@ impl Opening<'_> {
     /// The right registry, open.
     fn find(&mut self) -> Result<(Db, Joined)> {
         let file = &self.paths.file;
-        let there = file
-            .try_exists()
-            .map_err(|e| io_error("open registry", file, e))?;
+        let there = file.try_exists().map_err(|e| io_error("open registry", file, e))?;
         if !there {
             if !self.alone {
                 return Err(Error::new(
@@ -176,10 +160,7 @@ impl Opening<'_> {
     /// The recorded stores that surely hold nothing.
     fn gone(&self, db: &mut Db) -> Result<Vec<PathBuf>> {
         let file = &self.paths.file;
-        let device = file
-            .metadata()
-            .map_err(|e| io_error("look at", file, e))?
-            .dev();
+        let device = file.metadata().map_err(|e| io_error("look at", file, e))?.dev();
         let Some(member) = self.member else {
             return Ok(Vec::new());
         };
@@ -220,9 +201,8 @@ impl Opening<'_> {
     }
 
     fn other_cluster(&self, member: &Member, here: Uuid) -> Error {
-        let whose = member
-            .cluster
-            .map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
+        let whose =
+            member.cluster.map_or_else(|| "no cluster".to_owned(), |c| format!("cluster {c}"));
         let mut line = format!(
             "store {} belongs to {whose}, registry {} to cluster {here}",
             member.store.display(),
@@ -293,10 +273,7 @@ impl Opening<'_> {
                 format!("registry {} is of cluster {cluster}", paths.file.display()),
             ));
         }
-        Ok(Aside {
-            paths,
-            _locks: (presence, gate),
-        })
+        Ok(Aside { paths, _locks: (presence, gate) })
     }
 
     /// Puts it in the place of ours, which is empty.
@@ -320,10 +297,7 @@ fn refuse_log(paths: &Paths) -> Result<()> {
     if paths.log().try_exists().unwrap_or(true) {
         return Err(Error::new(
             ErrorKind::Locked,
-            format!(
-                "registry {} is in use by another program",
-                paths.file.display()
-            ),
+            format!("registry {} is in use by another program", paths.file.display()),
         ));
     }
     Ok(())

@@ -88,11 +88,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
         other => other.map_err(Into::into),
     };
     renamed.map_err(|e| {
-        io_error(
-            "rename",
-            from,
-            std::io::Error::new(e.kind(), format!("to {}: {e}", to.display())),
-        )
+        io_error("rename", from, std::io::Error::new(e.kind(), format!("to {}: {e}", to.display())))
     })?;
     sync(around(to))
 }

@@ -35,10 +35,7 @@ impl<'a> Recorded<'a> {
     }
 
     pub fn delete(&mut self, key: &str) -> rusqlite::Result<()> {
-        let gone = self
-            .tx
-            .prepare_cached("DELETE FROM entry WHERE key = ?1")?
-            .execute([key])?;
+        let gone = self.tx.prepare_cached("DELETE FROM entry WHERE key = ?1")?.execute([key])?;
         if gone == 0 {
             return Ok(());
         }
@@ -77,8 +74,7 @@ impl<'a> Recorded<'a> {
                 compacted = row.get(0)?;
                 bytes -= row.get::<_, i64>(1)?;
             }
-            self.tx
-                .execute("DELETE FROM history WHERE revision <= ?1", [compacted])?;
+            self.tx.execute("DELETE FROM history WHERE revision <= ?1", [compacted])?;
         }
         self.tx
             .prepare_cached("UPDATE meta SET revision = ?1, compacted = ?2, history_bytes = ?3")?
@@ -90,9 +86,6 @@ impl<'a> Recorded<'a> {
 /// Forgets all history up to now.
 pub(super) fn forget(tx: &Transaction<'_>, meta: &Meta) -> Result<(), Stop> {
     tx.execute("DELETE FROM history", [])?;
-    tx.execute(
-        "UPDATE meta SET compacted = ?1, history_bytes = 0",
-        [meta.revision],
-    )?;
+    tx.execute("UPDATE meta SET compacted = ?1, history_bytes = 0", [meta.revision])?;
     Ok(())
 }

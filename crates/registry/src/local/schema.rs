@@ -65,10 +65,7 @@ pub(super) fn create(path: &Path) -> Result<Uuid> {
         tx.pragma_update(None, "application_id", APPLICATION)?;
         tx.pragma_update(None, "user_version", VERSION)?;
         tx.execute_batch(TABLES)?;
-        tx.execute(
-            "INSERT INTO meta VALUES (1, ?1, 0, 0, 0, 0)",
-            [cluster.as_bytes()],
-        )?;
+        tx.execute("INSERT INTO meta VALUES (1, ?1, 0, 0, 0, 0)", [cluster.as_bytes()])?;
         tx.commit()?;
         conn.close().map_err(|(_, e)| e)
     };
@@ -157,23 +154,17 @@ pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
     let (kind, line) = match code {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => (
             ErrorKind::Unreachable,
-            format!(
-                "registry {file}: another process has held it for {} s",
-                WAIT_MAX.as_secs()
-            ),
+            format!("registry {file}: another process has held it for {} s", WAIT_MAX.as_secs()),
         ),
-        Some(ErrorCode::DiskFull) => (
-            ErrorKind::NoSpace,
-            format!("registry {file}: the disk or the registry is full"),
-        ),
-        _ if extended == ffi::SQLITE_IOERR_SHMSIZE => (
-            ErrorKind::NoSpace,
-            format!("registry {file}: the disk is full"),
-        ),
-        Some(ErrorCode::ReadOnly) => (
-            ErrorKind::ReadOnly,
-            format!("registry {file} cannot be written"),
-        ),
+        Some(ErrorCode::DiskFull) => {
+            (ErrorKind::NoSpace, format!("registry {file}: the disk or the registry is full"))
+        }
+        _ if extended == ffi::SQLITE_IOERR_SHMSIZE => {
+            (ErrorKind::NoSpace, format!("registry {file}: the disk is full"))
+        }
+        Some(ErrorCode::ReadOnly) => {
+            (ErrorKind::ReadOnly, format!("registry {file} cannot be written"))
+        }
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             return damaged(path, &error.to_string());
         }

@@ -62,14 +62,7 @@ impl Worker {
             }
         };
         let (state, receiver) = watch::channel(SessionState::Alive);
-        self.sessions.insert(
-            id,
-            Own {
-                lock,
-                state,
-                handle,
-            },
-        );
+        self.sessions.insert(id, Own { lock, state, handle });
         Ok((id, receiver))
     }
 
@@ -110,10 +103,7 @@ impl Worker {
     /// When to look at the next suspect.
     pub(super) fn next_look(&self) -> Option<Duration> {
         let now = Instant::now();
-        self.suspects
-            .iter()
-            .map(|s| s.next.saturating_duration_since(now))
-            .min()
+        self.suspects.iter().map(|s| s.next.saturating_duration_since(now)).min()
     }
 
     /// Looks whose process died and whether our own sessions are still there.
@@ -121,11 +111,7 @@ impl Worker {
         let now = Instant::now();
         for file in &heard.closed {
             if self.suspects.iter().all(|s| s.file != *file) {
-                self.suspects.push_back(Suspect {
-                    file: *file,
-                    looks: 0,
-                    next: now,
-                });
+                self.suspects.push_back(Suspect { file: *file, looks: 0, next: now });
             }
         }
         if self.store.is_none() || (!heard.news && self.suspects.is_empty()) {
@@ -144,8 +130,7 @@ impl Worker {
 
     /// A session of ours that somebody else ended (its file was removed).
     fn expire_ours(&mut self, sessions: &[(i64, Uuid)]) {
-        self.sessions
-            .retain(|id, _| sessions.iter().any(|(s, _)| s == id));
+        self.sessions.retain(|id, _| sessions.iter().any(|(s, _)| s == id));
     }
 
     fn look_at_suspects(&mut self, sessions: &[(i64, Uuid)], now: Instant) {

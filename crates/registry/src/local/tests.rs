@@ -30,8 +30,7 @@ impl Host {
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {
-        self.path()
-            .join(format!(".sheepdog-local/registry.db{suffix}"))
+        self.path().join(format!(".sheepdog-local/registry.db{suffix}"))
     }
 
     /// Makes an empty store.
@@ -47,11 +46,7 @@ impl Host {
     }
 
     async fn open_as(&self, member: Option<Member>) -> Result<LocalRegistry> {
-        LocalRegistry::open(LocalOptions {
-            file: self.file(),
-            member,
-        })
-        .await
+        LocalRegistry::open(LocalOptions { file: self.file(), member }).await
     }
 
     /// As a sheep with this empty store.
@@ -61,11 +56,8 @@ impl Host {
 
     /// As a sheep with this store, which has data of a cluster.
     async fn filled(&self, name: &str, cluster: uuid::Uuid) -> Result<LocalRegistry> {
-        let member = Member {
-            empty: false,
-            cluster: Some(cluster),
-            ..member(self.path().join(name))
-        };
+        let member =
+            Member { empty: false, cluster: Some(cluster), ..member(self.path().join(name)) };
         self.open_as(Some(member)).await
     }
 
@@ -75,31 +67,17 @@ impl Host {
     }
 
     async fn look_with(&self, tuning: Tuning) -> LocalRegistry {
-        let options = LocalOptions {
-            file: self.file(),
-            member: None,
-        };
-        LocalRegistry::open_with(options, tuning)
-            .await
-            .expect("open")
+        let options = LocalOptions { file: self.file(), member: None };
+        LocalRegistry::open_with(options, tuning).await.expect("open")
     }
 }
 
 fn member(store: PathBuf) -> Member {
-    Member {
-        store,
-        disk: None,
-        empty: true,
-        cluster: None,
-        store_is_empty: directory_is_empty,
-    }
+    Member { store, disk: None, empty: true, cluster: None, store_is_empty: directory_is_empty }
 }
 
 fn put(key: &str, value: impl Into<Bytes>) -> Txn {
-    Txn {
-        compares: Vec::new(),
-        changes: vec![Change::Put(key.to_owned(), value.into())],
-    }
+    Txn { compares: Vec::new(), changes: vec![Change::Put(key.to_owned(), value.into())] }
 }
 
 async fn commit(registry: &LocalRegistry, txn: Txn) -> Revision {
@@ -114,21 +92,13 @@ async fn format(registry: &LocalRegistry) {
 }
 
 async fn is_formatted(registry: &LocalRegistry) -> bool {
-    registry
-        .get(crate::FORMATTED_KEY)
-        .await
-        .expect("get")
-        .is_some()
+    registry.get(crate::FORMATTED_KEY).await.expect("get").is_some()
 }
 
 fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(60), test)
-            .await
-            .expect("the test hangs");
+        tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
     });
 }

@@ -132,27 +132,15 @@ impl Worker {
     fn open(settings: &Settings) -> Result<(Self, Started)> {
         let paths = Paths::of(&settings.file);
         let opened = open::open(&paths, settings.member.as_ref(), settings.tuning)?;
-        let Opened {
-            db,
-            cluster,
-            joined,
-            presence,
-            gate,
-        } = opened;
+        let Opened { db, cluster, joined, presence, gate } = opened;
         let bell = Bell::new(&paths, settings.tuning.inotify)?;
         let (sender, queue) = mpsc::channel(QUEUE);
-        let client = Client {
-            queue: sender,
-            waker: bell.waker(),
-        };
+        let client = Client { queue: sender, waker: bell.waker() };
         let mut worker = Self {
             paths,
             queue,
             bell,
-            store: Some(Store {
-                db,
-                _presence: presence,
-            }),
+            store: Some(Store { db, _presence: presence }),
             lost: None,
             sessions: BTreeMap::new(),
             followers: Vec::new(),
@@ -165,11 +153,7 @@ impl Worker {
             worker.db()?.set_running(&member.store, id)?;
         }
         drop(gate);
-        let started = Started {
-            client,
-            cluster,
-            joined,
-        };
+        let started = Started { client, cluster, joined };
         Ok((worker, started))
     }
 
@@ -212,8 +196,7 @@ impl Worker {
             Request::Begin(reply) => {
                 let (handle, dropped) = oneshot::channel();
                 let begun =
-                    self.begin(Some(dropped))
-                        .map(|(id, state)| Begun { id, state, handle });
+                    self.begin(Some(dropped)).map(|(id, state)| Begun { id, state, handle });
                 drop(reply.send(begun));
             }
             Request::End(id, reply) => {
@@ -223,10 +206,7 @@ impl Worker {
                 let members = self.with_db(|db| {
                     let recorded = db.recorded()?.into_iter();
                     Ok(recorded
-                        .map(|r| RecordedStore {
-                            store: r.store,
-                            running: r.running,
-                        })
+                        .map(|r| RecordedStore { store: r.store, running: r.running })
                         .collect())
                 });
                 drop(reply.send(members));
@@ -237,10 +217,7 @@ impl Worker {
             Request::Compact(reply) => drop(reply.send(self.with_db(Db::compact))),
             Request::Close(reply) => {
                 let ended = self.end_all();
-                self.leave(&Error::new(
-                    ErrorKind::Unreachable,
-                    "the registry is closed",
-                ));
+                self.leave(&Error::new(ErrorKind::Unreachable, "the registry is closed"));
                 drop(reply.send(ended));
             }
         }
@@ -273,11 +250,7 @@ impl Worker {
         self.lost = Some((error.kind(), error.context().to_owned()));
         self.sessions.clear();
         for follower in std::mem::take(&mut self.followers) {
-            drop(
-                follower
-                    .reply
-                    .send(Err(Error::new(error.kind(), error.context()))),
-            );
+            drop(follower.reply.send(Err(Error::new(error.kind(), error.context()))));
         }
     }
 

@@ -87,11 +87,7 @@ impl Identity {
         let Some((cluster, registry)) = self.joined.clone() else {
             return Ok(());
         };
-        let new = Self {
-            cluster: Some(cluster),
-            registry,
-            ..self.clone()
-        };
+        let new = Self { cluster: Some(cluster), registry, ..self.clone() };
         if new != *self {
             new.write()?;
             *self = new;
@@ -107,10 +103,7 @@ impl Identity {
         if let Some(registry) = &self.registry {
             // A string of JSON is one of TOML, but for the one control character JSON lets pass.
             let quoted = serde_json::Value::String(registry.clone()).to_string();
-            text.push_str(&format!(
-                "registry = {}\n",
-                quoted.replace('\u{7f}', "\\u007f")
-            ));
+            text.push_str(&format!("registry = {}\n", quoted.replace('\u{7f}', "\\u007f")));
         }
         let (path, new) = (self.dir.join(FILE), self.dir.join(NEW_FILE));
         let write = || {
@@ -138,10 +131,7 @@ impl Identity {
 }
 
 fn damaged(path: &Path, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Io,
-        format!("{} is damaged: {why}", path.display()),
-    )
+    Error::new(ErrorKind::Io, format!("{} is damaged: {why}", path.display()))
 }
 
 fn parse(dir: &Path, path: &Path, text: &str) -> Result<Identity> {

@@ -41,22 +41,15 @@ impl ShardPack {
         let next = last
             .checked_add(1)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "all intervals are used"))?;
-        Ok(Self {
-            interval: Interval(next),
-            disk,
-        })
+        Ok(Self { interval: Interval(next), disk })
     }
 
     /// The bytes the registry keeps.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        Stored {
-            format: FORMAT,
-            interval: self.interval.0,
-            acting: vec![self.disk.0.to_vec()],
-        }
-        .encode_to_vec()
-        .into()
+        Stored { format: FORMAT, interval: self.interval.0, acting: vec![self.disk.0.to_vec()] }
+            .encode_to_vec()
+            .into()
     }
 
     /// The record those bytes hold.
@@ -80,10 +73,7 @@ impl ShardPack {
         if stored.format == 0 || stored.interval == 0 {
             return Err(damaged());
         }
-        Ok(Self {
-            interval: Interval(stored.interval),
-            disk: DiskId(disk),
-        })
+        Ok(Self { interval: Interval(stored.interval), disk: DiskId(disk) })
     }
 }
 
@@ -100,10 +90,7 @@ mod tests {
         let old = b"\x08\x01\x10\x01\x1a\x10\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f";
         assert_eq!(&bytes[..], old);
         assert_eq!(ShardPack::decode(old).expect("decode"), first);
-        let last = ShardPack {
-            interval: Interval(u64::MAX),
-            disk,
-        };
+        let last = ShardPack { interval: Interval(u64::MAX), disk };
         assert!(ShardPack::after(Some(&last), disk).is_err());
     }
 
@@ -111,12 +98,7 @@ mod tests {
     fn newer_and_damaged_records_are_told_apart() {
         let kind = |bytes: &[u8]| ShardPack::decode(bytes).expect_err("bad").kind();
         assert_eq!(kind(b"\x08\x02"), ErrorKind::VersionMismatch);
-        for bytes in [
-            &b""[..],
-            b"\xff",
-            b"\x08\x01\x10\x01",
-            b"\x08\x01\x10\x01\x1a\x01x",
-        ] {
+        for bytes in [&b""[..], b"\xff", b"\x08\x01\x10\x01", b"\x08\x01\x10\x01\x1a\x01x"] {
             assert_eq!(kind(bytes), ErrorKind::Internal, "{bytes:?}");
         }
     }

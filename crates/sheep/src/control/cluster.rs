@@ -60,9 +60,7 @@ impl Session {
                 || u32::try_from(info.epochs_below).is_ok_and(|below| entry.key < epoch_key(below))
         });
         for entry in newest_first.by_ref().take(EPOCH_PAGE_MAX) {
-            reply
-                .epochs
-                .push(epoch(&EpochRecord::decode(&entry.value)?));
+            reply.epochs.push(epoch(&EpochRecord::decode(&entry.value)?));
         }
         reply.more = newest_first.next().is_some();
         Ok(reply)
@@ -109,10 +107,7 @@ impl Session {
                 });
             }
         }
-        Err(Error::new(
-            ErrorKind::Conflict,
-            "VDIs are being created at the same time",
-        ))
+        Err(Error::new(ErrorKind::Conflict, "VDIs are being created at the same time"))
     }
 
     /// Compares that no VDI was created since.
@@ -163,10 +158,7 @@ impl Session {
             .collect();
         for keys in old.chunks(EPOCH_DELETE_MAX) {
             let changes = keys.iter().cloned().map(Change::Delete).collect();
-            let txn = Txn {
-                compares: Vec::new(),
-                changes,
-            };
+            let txn = Txn { compares: Vec::new(), changes };
             registry.commit(txn).await?;
         }
         Ok(())
@@ -178,11 +170,8 @@ impl Session {
         record: &ClusterRecord,
         created_until_now: Compare,
     ) -> Result<bool> {
-        let first = EpochRecord {
-            epoch: 1,
-            began: record.created,
-            nodes: vec![self.node.me.epoch_node()],
-        };
+        let first =
+            EpochRecord { epoch: 1, began: record.created, nodes: vec![self.node.me.epoch_node()] };
         let committed = self
             .node
             .tables

@@ -22,10 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
 /// What a connection may occupy.
-pub const LIMITS: ServerLimits = ServerLimits {
-    in_flight: 64,
-    bytes: 16 << 20,
-};
+pub const LIMITS: ServerLimits = ServerLimits { in_flight: 64, bytes: 16 << 20 };
 /// How long a client may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long a client that has nothing open may say nothing.
@@ -67,20 +64,13 @@ pub async fn run<S>(
         }
         Err(_) => {
             throttle.warn(|| {
-                format!(
-                    "closed a connection from {peer}: no HELLO within {} s",
-                    HELLO.as_secs()
-                )
+                format!("closed a connection from {peer}: no HELLO within {} s", HELLO.as_secs())
             });
             return;
         }
     };
     tracing::debug!("{} connected from {peer}", hello.program.escape_debug());
-    let session = Arc::new(Session {
-        node,
-        peer: watched,
-        handles: Mutex::default(),
-    });
+    let session = Arc::new(Session { node, peer: watched, handles: Mutex::default() });
     if let Err(error) = session.serve(requests, &replies).await {
         throttle.warn(|| format!("closed a connection from {peer}: {}", error.full()));
     }
@@ -173,18 +163,13 @@ impl Session {
     where
         S: AsyncRead + AsyncWrite + Send + Sync + 'static,
     {
-        let Incoming {
-            request,
-            bulk,
-            ticket,
-        } = incoming;
+        let Incoming { request, bulk, ticket } = incoming;
         let to = To { replies, ticket };
         // A client that does not take its answer is noticed by the reading side.
         let _ = match request {
             Request::ClusterInfo(m) => to.say::<ClusterInfo, _>(self.cluster_info(m).await).await,
             Request::ClusterFormat(m) => {
-                to.say::<ClusterFormat, _>(self.cluster_format(m).await)
-                    .await
+                to.say::<ClusterFormat, _>(self.cluster_format(m).await).await
             }
             Request::ClusterShutdown(_) => {
                 let said = to.say::<ClusterShutdown, _>(Ok(Done {})).await;
@@ -263,8 +248,7 @@ struct To<'a, S> {
 impl<S: AsyncRead + AsyncWrite> To<'_, S> {
     /// An answer without bulk data.
     async fn say<C: Call<Reply = R>, R>(self, result: Result<R>) -> Result<()> {
-        self.send::<C>(result.map(|reply| (reply, Vec::new())))
-            .await
+        self.send::<C>(result.map(|reply| (reply, Vec::new()))).await
     }
 
     /// An answer with bulk data.

@@ -11,18 +11,12 @@ const NANOS: u64 = 1_000_000_000;
 
 /// Nanoseconds since 1970 as a message has them.
 pub const fn time(nanos: u64) -> Time {
-    Time {
-        seconds: nanos / NANOS,
-        nanos: (nanos % NANOS) as u32,
-    }
+    Time { seconds: nanos / NANOS, nanos: (nanos % NANOS) as u32 }
 }
 
 /// A policy as a message has it.
 pub fn redundancy(policy: Redundancy) -> RedundancyInfo {
-    RedundancyInfo {
-        data: policy.data().into(),
-        parity: policy.parity().into(),
-    }
+    RedundancyInfo { data: policy.data().into(), parity: policy.parity().into() }
 }
 
 /// The policy a message asks for; `default` if it does not ask.
@@ -42,10 +36,7 @@ pub fn asked_redundancy(asked: Option<RedundancyInfo>, default: Redundancy) -> R
         return Redundancy::copies(data);
     }
     Redundancy::erasure(data, parity)?;
-    Err(Error::new(
-        ErrorKind::Unsupported,
-        "erasure coding is not supported by this version",
-    ))
+    Err(Error::new(ErrorKind::Unsupported, "erasure coding is not supported by this version"))
 }
 
 /// The object size a message asks for, as a power of two; `default` if it does not ask.

@@ -63,10 +63,7 @@ pub async fn open<S: AsyncRead + Unpin>(mut stream: S) -> IoResult<Result<Opened
     }
     let [first] = first;
     if first == FIRST_BYTE {
-        return Ok(Ok(Opened {
-            first: Some(first),
-            stream,
-        }));
+        return Ok(Ok(Opened { first: Some(first), stream }));
     }
     let what = match first {
         0x00..=0x02 | 0x0a => "the original sheepdog protocol, which this version does not serve",

@@ -19,9 +19,7 @@ impl Session {
         let _pass = open.gate.enter().await?;
         check_range(&open, read.offset, u64::from(read.len))?;
         let data = self.node.data()?;
-        let segments = data
-            .read(Arc::clone(&open.view), read.offset, read.len)
-            .await?;
+        let segments = data.read(Arc::clone(&open.view), read.offset, read.len).await?;
         // Deleted in between: what a sweep has freed reads as zeros.
         open.gate.check()?;
         Ok(ReadReply::join(segments.into_iter().map(|s| match s {
@@ -41,8 +39,7 @@ impl Session {
         }
         if !bulk.is_empty() {
             let data = self.node.data()?;
-            data.write(Arc::clone(&open.view), write.offset, bulk)
-                .await?;
+            data.write(Arc::clone(&open.view), write.offset, bulk).await?;
         }
         Ok(Done {})
     }
@@ -65,8 +62,7 @@ impl Session {
             }
             let len = (end - at).min(ZEROES_STEP);
             let data = self.node.data()?;
-            data.write_zeroes(Arc::clone(&open.view), at, len, mode)
-                .await?;
+            data.write_zeroes(Arc::clone(&open.view), at, len, mode).await?;
             at += len;
         }
         Ok(Done {})
@@ -80,9 +76,7 @@ impl Session {
             return Ok(MapReply::default());
         }
         let data = self.node.data()?;
-        let extents = data
-            .map(Arc::clone(&open.view), map.offset, map.len)
-            .await?;
+        let extents = data.map(Arc::clone(&open.view), map.offset, map.len).await?;
         open.gate.check()?;
         let extents = extents
             .into_iter()

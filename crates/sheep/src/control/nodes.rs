@@ -19,11 +19,7 @@ impl Session {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok(NodeListReply {
-            nodes: if list.skip == 0 {
-                vec![node]
-            } else {
-                Vec::new()
-            },
+            nodes: if list.skip == 0 { vec![node] } else { Vec::new() },
             more: false,
         })
     }
@@ -48,10 +44,6 @@ impl Session {
                 available: capacity.free,
             });
         }
-        Ok(NodeInfoReply {
-            nodes,
-            more: false,
-            virtual_bytes,
-        })
+        Ok(NodeInfoReply { nodes, more: false, virtual_bytes })
     }
 }

@@ -28,19 +28,14 @@ impl Session {
             let open = self.open_count(record.vid).await?;
             vdis.push(convert::counted(record, occupied, open));
         }
-        Ok(VdiListReply {
-            more: records.next().is_some(),
-            vdis,
-        })
+        Ok(VdiListReply { more: records.next().is_some(), vdis })
     }
 
     pub(super) async fn vdi_lookup(&self, lookup: VdiLookup) -> Result<VdiInfoReply> {
         let (name, selector) = convert::selector(lookup.vdi.as_ref())?;
         let current = self.node.table().await?;
         let record = current.table.lookup(name, selector)?;
-        Ok(VdiInfoReply {
-            vdi: Some(convert::entry(record)),
-        })
+        Ok(VdiInfoReply { vdi: Some(convert::entry(record)) })
     }
 
     pub(super) async fn vdi_info(&self, info: VdiInfo) -> Result<VdiInfoReply> {
@@ -50,14 +45,11 @@ impl Session {
         let data = self.node.data()?;
         let occupied = occupied(data.as_ref(), &current.table, record).await?;
         let open = self.open_count(record.vid).await?;
-        Ok(VdiInfoReply {
-            vdi: Some(convert::counted(record, occupied, open)),
-        })
+        Ok(VdiInfoReply { vdi: Some(convert::counted(record, occupied, open)) })
     }
 
     pub(super) async fn vdi_create(&self, create: VdiCreate) -> Result<VdiChanged> {
-        self.change(|current| current.table.create(&new_vdi(current, &create)?))
-            .await
+        self.change(|current| current.table.create(&new_vdi(current, &create)?)).await
     }
 
     pub(super) async fn vdi_resize(&self, resize: VdiResize) -> Result<VdiChanged> {
@@ -69,8 +61,7 @@ impl Session {
     }
 
     pub(super) async fn vdi_rename(&self, rename: VdiRename) -> Result<VdiChanged> {
-        self.change(|current| current.table.rename(&rename.name, &rename.new_name))
-            .await
+        self.change(|current| current.table.rename(&rename.name, &rename.new_name)).await
     }
 
     /// The name is free when it returns and nobody reaches the VDI any more; its space follows.
@@ -91,10 +82,7 @@ impl Session {
         let current = self.node.table().await?;
         let record = current.table.open(name, selector)?;
         if record.state == State::Snapshot && !open.read_only {
-            return Err(Error::new(
-                ErrorKind::ReadOnly,
-                "a snapshot can only be opened read-only",
-            ));
+            return Err(Error::new(ErrorKind::ReadOnly, "a snapshot can only be opened read-only"));
         }
         self.open_vid(record.vid, open.read_only, None).await
     }
@@ -137,9 +125,7 @@ impl Session {
         // Writes that are under way belong to the import.
         open.gate.drained().await;
         open.gate.check()?;
-        let changed = self
-            .change(|current| current.table.finish_import(open.view.vid))
-            .await?;
+        let changed = self.change(|current| current.table.finish_import(open.view.vid)).await?;
         lock(&open.import).take();
         Ok(changed)
     }
@@ -167,17 +153,8 @@ impl Session {
         let mut view = view(&current.table, record);
         view.read_only |= read_only;
         let (size, read_only) = (view.size, view.read_only);
-        let handle = self.keep(Open {
-            view: Arc::new(view),
-            gate,
-            import: Mutex::new(import),
-        })?;
-        Ok(VdiOpened {
-            handle,
-            size,
-            read_only,
-            vdi: Some(convert::entry(record)),
-        })
+        let handle = self.keep(Open { view: Arc::new(view), gate, import: Mutex::new(import) })?;
+        Ok(VdiOpened { handle, size, read_only, vdi: Some(convert::entry(record)) })
     }
 
     /// After a VDI was hidden: whoever has it open gets errors, and its space is swept.
@@ -212,9 +189,7 @@ impl Session {
         decide: impl FnMut(&Current) -> Result<Decision> + Send,
     ) -> Result<VdiChanged> {
         let record = self.decide(decide).await?;
-        Ok(VdiChanged {
-            vdi: Some(convert::entry(&record)),
-        })
+        Ok(VdiChanged { vdi: Some(convert::entry(&record)) })
     }
 }
 

@@ -38,10 +38,7 @@ pub fn line(format: Format, event: &Event<'_>, now: &Zoned) -> String {
     let mut content = Content::default();
     event.record(&mut content);
     let metadata = event.metadata();
-    let place = metadata
-        .module_path()
-        .and_then(|path| path.rsplit("::").next())
-        .unwrap_or("?");
+    let place = metadata.module_path().and_then(|path| path.rsplit("::").next()).unwrap_or("?");
     let row = metadata.line().unwrap_or(0);
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("?");

@@ -89,12 +89,7 @@ impl LogFile {
     pub fn open(path: PathBuf, bytes_max: u64) -> std::io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(&path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self {
-            path,
-            file,
-            bytes,
-            bytes_max,
-        })
+        Ok(Self { path, file, bytes, bytes_max })
     }
 
     pub fn write(&mut self, line: &str) {

@@ -22,35 +22,21 @@ fn server_lines_are_those_of_old() {
     let lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.len(), 2, "{text}");
     let (time, rest) = lines[0].split_at(15);
-    assert!(
-        jiff::fmt::strtime::parse("%b %d %H:%M:%S", time).is_ok(),
-        "{time}"
-    );
+    assert!(jiff::fmt::strtime::parse("%b %d %H:%M:%S", time).is_ok(), "{time}");
     let thread = std::thread::current();
     let (head, message) = rest.split_once(") ").expect("place");
     assert_eq!(message, "sheepdog daemon (version 1) started");
     assert!(
-        head.starts_with(&format!(
-            "   INFO [{}] tests(",
-            thread.name().unwrap_or("?")
-        )),
+        head.starts_with(&format!("   INFO [{}] tests(", thread.name().unwrap_or("?"))),
         "{head}"
     );
-    assert!(
-        lines[1].ends_with("evil\\r\\nJan 01 port=7000 name=a\\nb"),
-        "{}",
-        lines[1]
-    );
+    assert!(lines[1].ends_with("evil\\r\\nJan 01 port=7000 name=a\\nb"), "{}", lines[1]);
 }
 
 #[test]
 fn json_lines_are_objects() {
     let dir = tempfile::tempdir().expect("dir");
-    let options = LogOptions {
-        format: Format::Json,
-        level: Level::Debug,
-        ..LogOptions::default()
-    };
+    let options = LogOptions { format: Format::Json, level: Level::Debug, ..LogOptions::default() };
     let text = logged(&options, dir.path(), || tracing::debug!(a = 1, "x\"y"));
     let value: serde_json::Value = serde_json::from_str(&text).expect("json");
     assert_eq!(value["message"], "x\"y");

@@ -85,10 +85,7 @@ impl Gates {
     /// A new handle.
     #[must_use]
     pub fn open(&self, vid: Vid, peer: Option<Arc<dyn Peer>>) -> Arc<Gate> {
-        let gate = Arc::new(Gate {
-            peer,
-            ..Gate::default()
-        });
+        let gate = Arc::new(Gate { peer, ..Gate::default() });
         let mut open = lock(&self.open);
         let gates = open.entry(vid).or_default();
         gates.retain(|gate| gate.strong_count() > 0);
@@ -158,10 +155,7 @@ mod tests {
         assert!(gate.check().is_err());
         drop(pass);
         closing.await.expect("closed");
-        assert_eq!(
-            gate.enter().await.map(drop).expect_err("deleted").kind(),
-            ErrorKind::NotFound
-        );
+        assert_eq!(gate.enter().await.map(drop).expect_err("deleted").kind(), ErrorKind::NotFound);
         assert!(other.enter().await.is_ok());
     }
 

@@ -71,11 +71,9 @@ async fn sweep_one(node: &Node, record: &VdiRecord) -> Result<()> {
         .change(|current| match current.table.remove_swept(vid) {
             Ok(txn) => Ok((txn, ())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok((Default::default(), ())),
-            Err(error) => Err(Error::with_source(
-                error.kind(),
-                format!("remove VDI {name}"),
-                error,
-            )),
+            Err(error) => {
+                Err(Error::with_source(error.kind(), format!("remove VDI {name}"), error))
+            }
         })
         .await?;
     tracing::info!("deleted VDI {name} (vid {vid})");

@@ -58,10 +58,7 @@ impl Tables {
     /// Reads nothing yet.
     #[must_use]
     pub fn new(registry: Arc<dyn Registry>) -> Self {
-        Self {
-            registry,
-            cache: Mutex::new(None),
-        }
+        Self { registry, cache: Mutex::new(None) }
     }
 
     /// The registry itself.
@@ -123,10 +120,7 @@ impl Tables {
             return Ok(Arc::clone(current));
         }
         let formatted = match listing.entries.iter().find(|e| e.key == CLUSTER_KEY) {
-            Some(entry) => Some((
-                Arc::new(ClusterRecord::decode(&entry.value)?),
-                entry.modified,
-            )),
+            Some(entry) => Some((Arc::new(ClusterRecord::decode(&entry.value)?), entry.modified)),
             None => None,
         };
         let vdis = self.registry.list(table::PREFIX).await?;

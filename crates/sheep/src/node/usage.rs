@@ -49,11 +49,7 @@ pub async fn occupied(data: &dyn DataPlane, table: &Table, record: &VdiRecord) -
         sum.add(number, own, other);
     }
     let (used, shared) = sum.finish();
-    Ok(Occupied {
-        used,
-        shared,
-        stored,
-    })
+    Ok(Occupied { used, shared, stored })
 }
 
 /// Bits for each MiB of a standard fragment become bits for each of its `parts` (1, 2 or 4).

@@ -26,11 +26,7 @@ pub fn read(file: &Path) -> Result<Settings, Refusal> {
 pub fn parse(text: &str) -> Result<Settings, String> {
     let table: toml::Table = text.parse().map_err(|e: toml::de::Error| {
         let at = e.span().map_or(0, |span| span.start.min(text.len()));
-        let row = text.as_bytes()[..at]
-            .iter()
-            .filter(|b| **b == b'\n')
-            .count()
-            + 1;
+        let row = text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1;
         let message = e.message().lines().collect::<Vec<_>>().join(", ");
         format!("line {row}: {message}")
     })?;

@@ -61,12 +61,7 @@ pub struct Getopt<'a, T, I> {
 impl<'a, T: Copy, I: Iterator<Item = OsString>> Getopt<'a, T, I> {
     /// `words` without the program's name.
     pub fn new(specs: &'a [Spec<T>], words: I) -> Self {
-        Self {
-            specs,
-            words,
-            bundle: Vec::new(),
-            only_words: false,
-        }
+        Self { specs, words, bundle: Vec::new(), only_words: false }
     }
 
     /// The next piece; `None` at the end.
@@ -99,10 +94,7 @@ impl<'a, T: Copy, I: Iterator<Item = OsString>> Getopt<'a, T, I> {
         let letter = char::from(self.bundle.remove(0));
         let Some(spec) = self.specs.iter().find(|s| s.short == Some(letter)) else {
             let shown = if letter.is_ascii() { letter } else { '?' };
-            return Err(Bad {
-                line: format!("invalid option -- '{shown}'"),
-                id: None,
-            });
+            return Err(Bad { line: format!("invalid option -- '{shown}'"), id: None });
         };
         if spec.arg == Arg::No {
             return Ok(Item::Opt(spec.id, None));
@@ -154,16 +146,11 @@ impl<'a, T: Copy, I: Iterator<Item = OsString>> Getopt<'a, T, I> {
             return Ok(spec);
         }
         let shown = String::from_utf8_lossy(name).escape_debug().to_string();
-        let mut found = self
-            .specs
-            .iter()
-            .filter(|s| !s.hidden && s.long.as_bytes().starts_with(name));
+        let mut found =
+            self.specs.iter().filter(|s| !s.hidden && s.long.as_bytes().starts_with(name));
         match (found.next(), found.next()) {
             (Some(spec), None) => Ok(spec),
-            (None, _) => Err(Bad {
-                line: format!("unrecognized option '--{shown}'"),
-                id: None,
-            }),
+            (None, _) => Err(Bad { line: format!("unrecognized option '--{shown}'"), id: None }),
             (Some(first), Some(second)) => {
                 let mut line = format!("option '--{shown}' is ambiguous; possibilities:");
                 for spec in [first, second].into_iter().chain(found) {
@@ -194,13 +181,7 @@ mod tests {
         arg: Arg,
         hidden: bool,
     ) -> Spec<char> {
-        Spec {
-            id,
-            short,
-            long,
-            arg,
-            hidden,
-        }
+        Spec { id, short, long, arg, hidden }
     }
 
     fn read(line: &str) -> Result<String, String> {
@@ -245,16 +226,10 @@ mod tests {
             ("-p", "option requires an argument -- 'p'"),
             ("--port", "option '--port' requires an argument"),
             ("--por", "option '--port' requires an argument"),
-            (
-                "--foreground=1",
-                "option '--foreground' doesn't allow an argument",
-            ),
+            ("--foreground=1", "option '--foreground' doesn't allow an argument"),
             ("--what", "unrecognized option '--what'"),
             ("--inne", "unrecognized option '--inne'"),
-            (
-                "--p=1",
-                "option '--p' is ambiguous; possibilities: '--port' '--pidfile'",
-            ),
+            ("--p=1", "option '--p' is ambiguous; possibilities: '--port' '--pidfile'"),
             ("--nbd 1", "option '--nbd' requires its argument with '='"),
         ] {
             assert_eq!(read(line), Err(refusal.to_owned()), "{line}");

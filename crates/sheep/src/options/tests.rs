@@ -16,9 +16,7 @@ fn run(line: &str) -> Options {
 }
 
 fn local(file: impl Into<std::path::PathBuf>) -> Option<Driver> {
-    Some(Driver::Local {
-        file: Some(file.into()),
-    })
+    Some(Driver::Local { file: Some(file.into()) })
 }
 
 fn refusal(line: &str) -> Refusal {
@@ -45,11 +43,9 @@ fn silence_means_the_defaults_of_old() {
 
 #[test]
 fn every_option_says_what_it_means() {
-    let options = run(
-        "-b 127.0.0.2 -p7001 -z 4294967295 -c local:/r/db -f -P /run/s.pid \
+    let options = run("-b 127.0.0.2 -p7001 -z 4294967295 -c local:/r/db -f -P /run/s.pid \
          -l level=debug,dir=/l,format=json,dst=default --nbd=10809 --nbd-group=0 \
-         --io blocking -j size=1g /s//",
-    );
+         --io blocking -j size=1g /s//");
     assert_eq!(options.store, Path::new("/s"));
     assert_eq!(options.bind, Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))));
     assert_eq!(options.address, IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
@@ -106,40 +102,19 @@ fn bad_input_has_one_exact_line() {
         ("--port=", "Invalid port number ''".to_owned()),
         ("-b nowhere", "Invalid address: 'nowhere'".to_owned()),
         ("-y 1.2.3", "Invalid address: '1.2.3'".to_owned()),
-        (
-            "-z -1",
-            "Invalid zone id '-1': must be an integer between 0 and 4294967295".to_owned(),
-        ),
+        ("-z -1", "Invalid zone id '-1': must be an integer between 0 and 4294967295".to_owned()),
         (
             "-z 4294967296",
             "Invalid zone id '4294967296': must be an integer between 0 and 4294967295".to_owned(),
         ),
         ("-c accord", "Invalid cluster driver 'accord'".to_owned()),
-        (
-            "-c local:",
-            "cluster driver 'local:' names no file".to_owned(),
-        ),
-        (
-            "-c zookeeper:a:1",
-            "cluster driver 'zookeeper' is not in this build".to_owned(),
-        ),
-        (
-            "-j dir=/x",
-            "journal option 'dir' is not supported by this version".to_owned(),
-        ),
-        (
-            "-j size=1g,skip",
-            "journal option 'skip' is not supported by this version".to_owned(),
-        ),
+        ("-c local:", "cluster driver 'local:' names no file".to_owned()),
+        ("-c zookeeper:a:1", "cluster driver 'zookeeper' is not in this build".to_owned()),
+        ("-j dir=/x", "journal option 'dir' is not supported by this version".to_owned()),
+        ("-j size=1g,skip", "journal option 'skip' is not supported by this version".to_owned()),
         ("-j sise=1g", "Invalid journal option 'sise'".to_owned()),
-        (
-            "-j size=63m",
-            "invalid size 63m, must be bigger than 64(M)".to_owned(),
-        ),
-        (
-            "-j size=x",
-            "invalid size x, must be bigger than 64(M)".to_owned(),
-        ),
+        ("-j size=63m", "invalid size 63m, must be bigger than 64(M)".to_owned()),
+        ("-j size=x", "invalid size x, must be bigger than 64(M)".to_owned()),
         ("-l level=loud", "Invalid log level 'loud'".to_owned()),
         ("-l format=xml", "Invalid log format 'xml'".to_owned()),
         ("-l dst=mail", "Invalid log destination 'mail'".to_owned()),
@@ -152,14 +127,8 @@ fn bad_input_has_one_exact_line() {
         ("-P", "option requires an argument -- 'P'".to_owned()),
         ("-k", "invalid option -- 'k'".to_owned()),
         ("--sheep", "unrecognized option '--sheep'".to_owned()),
-        (
-            "--foreground=yes",
-            "option '--foreground' doesn't allow an argument".to_owned(),
-        ),
-        (
-            "--nbd 10809",
-            "option '--nbd' requires its argument with '='".to_owned(),
-        ),
+        ("--foreground=yes", "option '--foreground' doesn't allow an argument".to_owned()),
+        ("--nbd 10809", "option '--nbd' requires its argument with '='".to_owned()),
         ("--nbd=", "Invalid NBD port number ''".to_owned()),
         (
             "--nbd=::1:1",
@@ -171,22 +140,10 @@ fn bad_input_has_one_exact_line() {
             "Invalid NBD address '[1.2.3.4]:1': must be [ADDR:]PORT, an IPv6 address in brackets"
                 .to_owned(),
         ),
-        (
-            "--nbd-group=no:such",
-            "Invalid group 'no:such': not in /etc/group".to_owned(),
-        ),
-        (
-            "--nbd-group=",
-            "Invalid group '': not in /etc/group".to_owned(),
-        ),
-        (
-            "--io=aio",
-            "Invalid I/O engine 'aio': must be auto, ring or blocking".to_owned(),
-        ),
-        (
-            "/a /b",
-            "only one PATH can be given, not also '/b'".to_owned(),
-        ),
+        ("--nbd-group=no:such", "Invalid group 'no:such': not in /etc/group".to_owned()),
+        ("--nbd-group=", "Invalid group '': not in /etc/group".to_owned()),
+        ("--io=aio", "Invalid I/O engine 'aio': must be auto, ring or blocking".to_owned()),
+        ("/a /b", "only one PATH can be given, not also '/b'".to_owned()),
         (
             "/a,/b",
             "PATH '/a,/b' names more than one directory: not supported by this version".to_owned(),
@@ -211,9 +168,7 @@ fn bad_input_has_one_exact_line() {
         assert_eq!(refusal.line, refused, "{line}");
         assert!(!refusal.line.contains('\n'));
     }
-    let Err(refusal) = parse([OsString::from("")]) else {
-        panic!("an empty path was taken")
-    };
+    let Err(refusal) = parse([OsString::from("")]) else { panic!("an empty path was taken") };
     assert_eq!(refusal.line, "the path of the store is empty");
 }
 
@@ -240,10 +195,10 @@ fn help_and_version_print_and_leave() {
         let flag = spec.arg == Arg::No;
         assert!(supported != refused || flag, "{}", spec.long);
     }
-    assert!(printed("--version").starts_with(&format!(
-        "Sheepdog daemon version {}\n",
-        env!("CARGO_PKG_VERSION")
-    )));
+    assert!(
+        printed("--version")
+            .starts_with(&format!("Sheepdog daemon version {}\n", env!("CARGO_PKG_VERSION")))
+    );
 }
 
 #[test]
@@ -278,20 +233,11 @@ fn a_bad_file_is_refused_with_one_line() {
         ("port = 70000", "Invalid port number '70000'"),
         ("foreground = 1", "'foreground' must be true or false"),
         ("path = 1", "'path' must be a string"),
-        (
-            "gateway = true",
-            "option '-g' (--gateway) is not supported by this version",
-        ),
+        ("gateway = true", "option '-g' (--gateway) is not supported by this version"),
     ] {
-        assert_eq!(
-            config::parse(text).map(|_| ()),
-            Err(reason.to_owned()),
-            "{text}"
-        );
+        assert_eq!(config::parse(text).map(|_| ()), Err(reason.to_owned()), "{text}");
     }
-    let error = config::parse("port = 1\nport = 2")
-        .map(|_| ())
-        .expect_err("twice");
+    let error = config::parse("port = 1\nport = 2").map(|_| ()).expect_err("twice");
     assert!(error.starts_with("line 2: "), "{error}");
     assert!(!error.contains('\n'), "{error}");
 }

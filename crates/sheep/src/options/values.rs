@@ -15,8 +15,7 @@ const LOG_BYTES_MIN: u64 = 64 << 20;
 
 /// `-b`, `-y`.
 pub fn address(text: &str) -> Result<IpAddr, Refusal> {
-    text.parse()
-        .map_err(|_| Refusal::new(format!("Invalid address: '{text}'")))
+    text.parse().map_err(|_| Refusal::new(format!("Invalid address: '{text}'")))
 }
 
 /// Plain decimal digits within a range; no sign, no other characters.
@@ -38,14 +37,12 @@ pub fn port(text: &str) -> Result<u16, Refusal> {
 
 /// `-z`.
 pub fn zone(text: &str) -> Result<u32, Refusal> {
-    number(text, 0..=u64::from(u32::MAX))
-        .and_then(|n| u32::try_from(n).ok())
-        .ok_or_else(|| {
-            Refusal::new(format!(
-                "Invalid zone id '{text}': must be an integer between 0 and {}",
-                u32::MAX
-            ))
-        })
+    number(text, 0..=u64::from(u32::MAX)).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+        Refusal::new(format!(
+            "Invalid zone id '{text}': must be an integer between 0 and {}",
+            u32::MAX
+        ))
+    })
 }
 
 /// The zone of a node that was not told one: the last four bytes of its address, as of old.
@@ -63,17 +60,13 @@ pub fn zone_of(address: IpAddr) -> u32 {
 /// `-c`. The file of `local` is made absolute: a daemon leaves its directory.
 pub fn cluster(text: &OsStr) -> Result<Driver, Refusal> {
     match Driver::parse(text) {
-        Ok(Driver::Local { file: Some(file) }) => Ok(Driver::Local {
-            file: Some(path("cluster", file.as_os_str())?),
-        }),
+        Ok(Driver::Local { file: Some(file) }) => {
+            Ok(Driver::Local { file: Some(path("cluster", file.as_os_str())?) })
+        }
         Ok(driver) => Ok(driver),
         Err(error) => {
             // The user's own text, in one line.
-            let line = error
-                .context()
-                .escape_debug()
-                .to_string()
-                .replace("\\'", "'");
+            let line = error.context().escape_debug().to_string().replace("\\'", "'");
             let help = (error.kind() == ErrorKind::Invalid).then_some(help::DRIVERS);
             Err(Refusal { line, help })
         }
@@ -101,10 +94,7 @@ pub fn store(text: &OsStr) -> Result<PathBuf, Refusal> {
             shown(text)
         )));
     }
-    let end = bytes
-        .iter()
-        .rposition(|b| *b != b'/')
-        .map_or(1, |at| at + 1);
+    let end = bytes.iter().rposition(|b| *b != b'/').map_or(1, |at| at + 1);
     path("path", OsStr::from_bytes(&bytes[..end]))
 }
 
@@ -119,10 +109,7 @@ pub fn nbd(text: &str) -> Result<SocketAddr, Refusal> {
     let ip = match host {
         None => IpAddr::V4(Ipv4Addr::LOCALHOST),
         Some(host) => match host.strip_prefix('[') {
-            Some(v6) => v6
-                .strip_suffix(']')
-                .and_then(|v6| v6.parse().ok())
-                .map(IpAddr::V6),
+            Some(v6) => v6.strip_suffix(']').and_then(|v6| v6.parse().ok()).map(IpAddr::V6),
             None => host.parse().ok().map(IpAddr::V4),
         }
         .ok_or_else(|| {
@@ -212,10 +199,7 @@ pub fn log(text: &OsStr) -> Result<LogOptions, Refusal> {
     let mut options = LogOptions::default();
     for (key, value) in pairs(text) {
         let bad = |what: &str| Refusal {
-            line: format!(
-                "Invalid log {what} '{}'",
-                value.map_or_else(String::new, shown)
-            ),
+            line: format!("Invalid log {what} '{}'", value.map_or_else(String::new, shown)),
             help: Some(help::LOG),
         };
         let name = value.map(|v| v.to_string_lossy().into_owned());
@@ -251,9 +235,7 @@ pub fn log(text: &OsStr) -> Result<LogOptions, Refusal> {
         }
     }
     if options.dir.is_some() && options.destination != Destination::File {
-        return Err(Refusal::new(
-            "log option 'dir' can be used only with the default destination",
-        ));
+        return Err(Refusal::new("log option 'dir' can be used only with the default destination"));
     }
     Ok(options)
 }

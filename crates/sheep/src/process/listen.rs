@@ -53,22 +53,13 @@ pub fn bind(options: &Options) -> std::result::Result<Bound, String> {
     let mut sockets = Sockets::of(&options.store)
         .map_err(|e| format!("cannot use {}: {e}", options.store.display()))?;
     let mut unix = |name: &'static str, group| {
-        sockets.bind(name, group).map_err(|e| {
-            format!(
-                "cannot listen on {}: {e}",
-                options.store.join(name).display()
-            )
-        })
+        sockets
+            .bind(name, group)
+            .map_err(|e| format!("cannot listen on {}: {e}", options.store.join(name).display()))
     };
     let control_unix = unix(CONTROL, None)?;
     let nbd_unix = unix(NBD, options.nbd_group)?;
-    Ok(Bound {
-        control_tcp,
-        control_unix,
-        nbd_tcp,
-        nbd_unix,
-        sockets,
-    })
+    Ok(Bound { control_tcp, control_unix, nbd_tcp, nbd_unix, sockets })
 }
 
 /// All addresses of both families, or of IPv4 where there is no IPv6.
@@ -102,10 +93,7 @@ pub struct Sockets {
 impl Sockets {
     fn of(store: &Path) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self {
-            dir: rustix::fs::open(store, flags, Mode::empty())?,
-            names: Vec::new(),
-        })
+        Ok(Self { dir: rustix::fs::open(store, flags, Mode::empty())?, names: Vec::new() })
     }
 
     /// Listens under a name that nobody can use before mode and group are right. Whatever socket
@@ -175,10 +163,7 @@ mod tests {
     fn a_port_is_had_once() {
         let first = everywhere(0).expect("any port");
         let port = first.local_addr().expect("address").port();
-        assert_eq!(
-            everywhere(port).expect_err("taken").kind(),
-            ErrorKind::AddrInUse
-        );
+        assert_eq!(everywhere(port).expect_err("taken").kind(), ErrorKind::AddrInUse);
         let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
         assert_eq!(tcp(local).expect_err("taken").kind(), ErrorKind::AddrInUse);
         std::net::TcpStream::connect(local).expect("both families");

@@ -51,10 +51,7 @@ pub async fn start(
     let mut identity = identity(store)?;
     let driver = driver(options, &identity)?;
     let registry = join(&driver, store.dir(), &identity).await?;
-    identity.join(
-        registry.cluster(),
-        OsString::from(&driver).to_str().map(str::to_owned),
-    );
+    identity.join(registry.cluster(), OsString::from(&driver).to_str().map(str::to_owned));
     if !identity.is_empty() {
         // The registry may have another path now.
         identity.remember_cluster()?;
@@ -90,11 +87,7 @@ pub async fn start(
     let fresh = identity.is_empty();
     let disk = identity.disk;
     let files = files(options, store)?;
-    let node = Arc::new(Node::new(
-        me,
-        Arc::new(registry.clone()) as Arc<dyn Registry>,
-        identity,
-    ));
+    let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identity));
     // A registry of a newer version is refused now and not at the first request.
     node.tables.current().await?;
     let config = WorkerConfig {
@@ -114,10 +107,7 @@ pub async fn start(
     node.set_data(data);
     Ok(Started {
         node,
-        control: Listeners {
-            tcp: bound.control_tcp,
-            unix: bound.control_unix,
-        },
+        control: Listeners { tcp: bound.control_tcp, unix: bound.control_unix },
         sockets: bound.sockets,
         claim,
         registry,
@@ -196,10 +186,7 @@ fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
 fn files(options: &Options, store: &StoreLock) -> Result<StoreFiles> {
     if store.is_prepared()? {
         let files = store.open()?;
-        if options
-            .log_bytes
-            .is_some_and(|bytes| bytes != files.log_bytes)
-        {
+        if options.log_bytes.is_some_and(|bytes| bytes != files.log_bytes) {
             tracing::warn!(
                 "the store has a log of {} bytes already; another size is for new stores",
                 files.log_bytes
@@ -212,9 +199,6 @@ fn files(options: &Options, store: &StoreLock) -> Result<StoreFiles> {
         None if space(store.dir())?.free / 8 < LOG_BYTES => LOG_BYTES_SMALL,
         None => LOG_BYTES,
     };
-    tracing::info!(
-        "preparing {} with a log of {bytes} bytes",
-        store.dir().display()
-    );
+    tracing::info!("preparing {} with a log of {bytes} bytes", store.dir().display());
     store.prepare(bytes)
 }

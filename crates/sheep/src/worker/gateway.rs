@@ -38,12 +38,7 @@ impl Gateway {
     /// Over one disk.
     pub fn new(disk: Disk, primary: Primary) -> Self {
         let geometry = disk.geometry();
-        Self {
-            disk,
-            geometry,
-            primary: RefCell::new(primary),
-            locks: BlockLocks::default(),
-        }
+        Self { disk, geometry, primary: RefCell::new(primary), locks: BlockLocks::default() }
     }
 
     /// The disk below.
@@ -69,21 +64,9 @@ impl Gateway {
         count: u32,
     ) -> Result<Vec<Piece>> {
         let path = Arc::clone(path);
-        match self
-            .disk
-            .command(Command::Read {
-                fragment,
-                path,
-                start,
-                count,
-            })
-            .await?
-        {
+        match self.disk.command(Command::Read { fragment, path, start, count }).await? {
             Answer::Data(pieces) => Ok(pieces),
-            other => Err(Error::new(
-                ErrorKind::Internal,
-                format!("a read was answered {other:?}"),
-            )),
+            other => Err(Error::new(ErrorKind::Internal, format!("a read was answered {other:?}"))),
         }
     }
 
@@ -128,21 +111,12 @@ impl Vdi {
     }
 
     fn fragment(&self, number: u64) -> FragmentId {
-        FragmentId {
-            lineage: self.view.lineage,
-            number,
-        }
+        FragmentId { lineage: self.view.lineage, number }
     }
 
     fn check(&self, offset: u64, len: u64, writing: bool) -> Result<()> {
-        if offset
-            .checked_add(len)
-            .is_none_or(|end| end > self.view.size)
-        {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "a range beyond the end of the VDI",
-            ));
+        if offset.checked_add(len).is_none_or(|end| end > self.view.size) {
+            return Err(Error::new(ErrorKind::Invalid, "a range beyond the end of the VDI"));
         }
         if writing && self.view.read_only {
             return Err(ErrorKind::ReadOnly.into());
@@ -154,15 +128,8 @@ impl Vdi {
         let start = piece.offset / BLOCK;
         let end = (piece.offset + piece.len).div_ceil(BLOCK);
         let fragment = self.fragment(piece.fragment);
-        let read = self
-            .gateway
-            .read_blocks(fragment, &self.view.path, start, end - start)
-            .await?;
-        Ok(trim(
-            read,
-            (piece.offset % BLOCK) as usize,
-            piece.len as usize,
-        ))
+        let read = self.gateway.read_blocks(fragment, &self.view.path, start, end - start).await?;
+        Ok(trim(read, (piece.offset % BLOCK) as usize, piece.len as usize))
     }
 
     /// Writes bytes into one fragment.
@@ -191,10 +158,7 @@ impl Vdi {
             if (next - at).is_multiple_of(BLOCK) {
                 blocks.push(bytes);
             } else {
-                let old = self
-                    .gateway
-                    .read_blocks(fragment, &self.view.path, block, 1)
-                    .await?;
+                let old = self.gateway.read_blocks(fragment, &self.view.path, block, 1).await?;
                 let mut merged = PageBuf::zeroed(BLOCK_SIZE);
                 for piece in &old {
                     if let Piece::Data(old) = piece {
@@ -213,13 +177,7 @@ impl Vdi {
     async fn write_blocks(&self, fragment: FragmentId, start: u32, data: Vec<Bytes>) -> Result<()> {
         let vid = self.view.vid;
         self.gateway
-            .order(fragment, |version| Command::Write {
-                fragment,
-                vid,
-                version,
-                start,
-                data,
-            })
+            .order(fragment, |version| Command::Write { fragment, vid, version, start, data })
             .await?;
         Ok(())
     }
@@ -257,11 +215,7 @@ impl Vdi {
             }
         };
         let vid = self.view.vid;
-        let _held = self
-            .gateway
-            .locks
-            .hold(fragment, start..end, Hold::Shared)
-            .await;
+        let _held = self.gateway.locks.hold(fragment, start..end, Hold::Shared).await;
         self.gateway
             .order(fragment, |version| Command::Zero {
                 fragment,
@@ -277,20 +231,12 @@ impl Vdi {
 
     /// Zeros bytes that do not cover their blocks, unless they read as zeros already.
     async fn zero_edge(&self, fragment: u64, from: u32, to: u32) -> Result<()> {
-        let piece = layout::Piece {
-            fragment,
-            offset: from,
-            len: to - from,
-        };
+        let piece = layout::Piece { fragment, offset: from, len: to - from };
         let now = self.read_piece(piece).await?;
-        if now
-            .iter()
-            .all(|segment| !matches!(segment, Segment::Data(_)))
-        {
+        if now.iter().all(|segment| !matches!(segment, Segment::Data(_))) {
             return Ok(());
         }
-        self.write_piece(piece, Bytes::from(vec![0; (to - from) as usize]))
-            .await
+        self.write_piece(piece, Bytes::from(vec![0; (to - from) as usize])).await
     }
 }
 
@@ -313,9 +259,7 @@ impl Volume for Vdi {
             return self.read_piece(first).await;
         }
         let mut segments = Vec::new();
-        let read = all(std::iter::once(first)
-            .chain(parts)
-            .map(|piece| self.read_piece(piece)));
+        let read = all(std::iter::once(first).chain(parts).map(|piece| self.read_piece(piece)));
         for part in read.await? {
             for segment in part {
                 segment.push(&mut segments);
@@ -360,11 +304,7 @@ impl Volume for Vdi {
             let next = self.gateway.disk.next_fragment(here);
             let hole_end = next.map_or(end, |next| (next.number * fragment_bytes).min(end));
             if hole_end > at {
-                MapExtent {
-                    len: hole_end - at,
-                    kind: MapKind::Hole,
-                }
-                .push(&mut map);
+                MapExtent { len: hole_end - at, kind: MapKind::Hole }.push(&mut map);
                 at = hole_end;
                 continue;
             }
@@ -385,22 +325,11 @@ impl Volume for Vdi {
 impl Vdi {
     async fn map_piece(&self, piece: layout::Piece, map: &mut Vec<MapExtent>) -> Result<()> {
         let fragment = self.fragment(piece.fragment);
-        let (start, end) = (
-            piece.offset / BLOCK,
-            (piece.offset + piece.len).div_ceil(BLOCK),
-        );
+        let (start, end) = (piece.offset / BLOCK, (piece.offset + piece.len).div_ceil(BLOCK));
         let path = Arc::clone(&self.view.path);
-        let command = Command::Map {
-            fragment,
-            path,
-            start,
-            count: end - start,
-        };
+        let command = Command::Map { fragment, path, start, count: end - start };
         let Answer::Map(runs) = self.gateway.disk.command(command).await? else {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "a map was answered with something else",
-            ));
+            return Err(Error::new(ErrorKind::Internal, "a map was answered with something else"));
         };
         let mut skip = u64::from(piece.offset % BLOCK);
         let mut left = u64::from(piece.len);
@@ -432,17 +361,10 @@ async fn all<T>(futures: impl Iterator<Item = impl Future<Output = Result<T>>>) 
                 }
             }
         }
-        if pending {
-            std::task::Poll::Pending
-        } else {
-            std::task::Poll::Ready(())
-        }
+        if pending { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
     })
     .await;
-    running
-        .into_iter()
-        .filter_map(|(_, result)| result)
-        .collect()
+    running.into_iter().filter_map(|(_, result)| result).collect()
 }
 
 /// The bytes `skip..skip + len` of pieces of whole blocks.

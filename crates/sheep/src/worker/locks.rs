@@ -54,27 +54,15 @@ impl BlockLocks {
         {
             let mut all = self.claims.borrow_mut();
             let claims = all.entry(fragment).or_default();
-            let mut claim = Claim {
-                id,
-                blocks,
-                hold,
-                held: false,
-                waker: None,
-            };
+            let mut claim = Claim { id, blocks, hold, held: false, waker: None };
             claim.held = !claims.iter().any(|earlier| earlier.conflicts(&claim));
             claims.push(claim);
         }
         // Made before waiting, so that a dropped future gives its claim back.
-        let held = Held {
-            locks: self,
-            fragment,
-            id,
-        };
+        let held = Held { locks: self, fragment, id };
         poll_fn(|context| {
             let mut all = self.claims.borrow_mut();
-            let claim = all
-                .get_mut(&fragment)
-                .and_then(|c| c.iter_mut().find(|c| c.id == id));
+            let claim = all.get_mut(&fragment).and_then(|c| c.iter_mut().find(|c| c.id == id));
             match claim {
                 Some(claim) if !claim.held => {
                     claim.waker = Some(context.waker().clone());
@@ -136,10 +124,7 @@ mod tests {
     use std::pin::pin;
     use std::task::Context;
 
-    const F: FragmentId = FragmentId {
-        lineage: LineageId(1),
-        number: 1,
-    };
+    const F: FragmentId = FragmentId { lineage: LineageId(1), number: 1 };
 
     fn ready<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
         match future.poll(&mut Context::from_waker(Waker::noop())) {

@@ -17,10 +17,7 @@ pub struct Primary {
 impl Primary {
     /// For one run of the process.
     pub fn new(interval: Interval) -> Self {
-        Self {
-            interval,
-            seqs: vec![0; 1 << SHARD_BITS],
-        }
+        Self { interval, seqs: vec![0; 1 << SHARD_BITS] }
     }
 
     /// The next version of a fragment. Commands must be given to the store in the order of their
@@ -28,10 +25,7 @@ impl Primary {
     pub fn next(&mut self, fragment: FragmentId) -> Version {
         let seq = &mut self.seqs[shard_of(fragment, SHARD_BITS) as usize];
         *seq += 1;
-        Version {
-            interval: self.interval,
-            seq: *seq,
-        }
+        Version { interval: self.interval, seq: *seq }
     }
 }
 
@@ -42,10 +36,7 @@ mod tests {
 
     #[test]
     fn versions_of_a_fragment_grow_also_across_runs() {
-        let fragment = FragmentId {
-            lineage: LineageId(3),
-            number: 9,
-        };
+        let fragment = FragmentId { lineage: LineageId(3), number: 9 };
         let mut first = Primary::new(Interval(4));
         let (a, b) = (first.next(fragment), first.next(fragment));
         let c = Primary::new(Interval(5)).next(fragment);

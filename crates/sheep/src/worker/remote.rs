@@ -31,11 +31,7 @@ pub struct Remote {
 impl Remote {
     /// At most `queue` requests under way.
     pub fn new(jobs: mpsc::Sender<Job>, queue: usize, thread: JoinHandle<()>) -> Self {
-        Self {
-            jobs,
-            permits: Arc::new(Semaphore::new(queue)),
-            thread: Mutex::new(Some(thread)),
-        }
+        Self { jobs, permits: Arc::new(Semaphore::new(queue)), thread: Mutex::new(Some(thread)) }
     }
 
     /// Runs `work` on the worker thread and gives its result.
@@ -44,10 +40,8 @@ impl Remote {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let permit: OwnedSemaphorePermit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| leaving())?;
+        let permit: OwnedSemaphorePermit =
+            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| leaving())?;
         let (answer, result) = oneshot::channel();
         let job = Job::Run(Box::new(move |worker| {
             tokio::task::spawn_local(async move {
@@ -122,11 +116,7 @@ impl DataPlane for Remote {
         let work = |w: Rc<Worker>| async move { w.gateway.disk().usage() };
         Box::pin(async move {
             let usage = self.ask(work).await?;
-            Ok(Capacity {
-                total: usage.used + usage.free,
-                used: usage.used,
-                free: usage.free,
-            })
+            Ok(Capacity { total: usage.used + usage.free, used: usage.used, free: usage.free })
         })
     }
 

@@ -141,11 +141,7 @@ impl DataPlane for MemoryPlane {
             let len = len.min(16 << 20);
             let mut map = Vec::new();
             for segment in self.segments(&view, offset, len) {
-                MapExtent {
-                    len: segment.len(),
-                    kind: segment.kind(),
-                }
-                .push(&mut map);
+                MapExtent { len: segment.len(), kind: segment.kind() }.push(&mut map);
             }
             Ok(map)
         })
@@ -165,18 +161,10 @@ impl DataPlane for MemoryPlane {
         Box::pin(async move {
             let owned = self.owned.lock().expect("lock");
             let mut usage: BTreeMap<u64, FragmentUsage> = BTreeMap::new();
-            for block in owned
-                .get(&(lineage, vid))
-                .into_iter()
-                .flatten()
-                .map(|(b, _)| b)
-            {
+            for block in owned.get(&(lineage, vid)).into_iter().flatten().map(|(b, _)| b) {
                 let number = block * BLOCK / Geometry::STANDARD.fragment_bytes();
-                let of = usage.entry(number).or_insert(FragmentUsage {
-                    number,
-                    occupied: 0,
-                    stored: 0,
-                });
+                let of =
+                    usage.entry(number).or_insert(FragmentUsage { number, occupied: 0, stored: 0 });
                 of.occupied |= 1 << ((block * BLOCK % Geometry::STANDARD.fragment_bytes()) >> 20);
                 of.stored += BLOCK;
             }
@@ -188,11 +176,7 @@ impl DataPlane for MemoryPlane {
         Box::pin(async move {
             let owned = self.owned.lock().expect("lock");
             let used = owned.values().map(|o| o.len() as u64 * BLOCK).sum();
-            Ok(Capacity {
-                total: 1 << 30,
-                used,
-                free: (1 << 30) - used,
-            })
+            Ok(Capacity { total: 1 << 30, used, free: (1 << 30) - used })
         })
     }
 

@@ -36,16 +36,8 @@ fn engine(choice: EngineChoice, areas: &Arc<Areas>) -> Option<Box<dyn Engine>> {
 impl Bench {
     fn new(choice: EngineChoice) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
-        let files = StoreLock::take(dir.path())
-            .unwrap()
-            .prepare(LOG_BYTES)
-            .unwrap();
-        Some(Self {
-            engine: engine(choice, &files.areas)?,
-            areas: files.areas,
-            next: 0,
-            dir,
-        })
+        let files = StoreLock::take(dir.path()).unwrap().prepare(LOG_BYTES).unwrap();
+        Some(Self { engine: engine(choice, &files.areas)?, areas: files.areas, next: 0, dir })
     }
 
     fn submit(&mut self, what: DiskOp) -> OpId {
@@ -94,29 +86,15 @@ fn pages(byte: u8, count: usize) -> Bytes {
 }
 
 fn read(area: Area, offset: u64, len: u64) -> DiskOp {
-    DiskOp::Read {
-        area,
-        offset,
-        len: len as usize,
-    }
+    DiskOp::Read { area, offset, len: len as usize }
 }
 
 fn write(area: Area, offset: u64, data: Vec<Bytes>) -> DiskOp {
-    DiskOp::Write {
-        area,
-        offset,
-        data,
-        durable: false,
-    }
+    DiskOp::Write { area, offset, data, durable: false }
 }
 
 fn durable(area: Area, offset: u64, data: Vec<Bytes>) -> DiskOp {
-    DiskOp::Write {
-        area,
-        offset,
-        data,
-        durable: true,
-    }
+    DiskOp::Write { area, offset, data, durable: true }
 }
 
 /// Each as a test with the ring and as one with blocking threads.
@@ -177,14 +155,8 @@ fn several_buffers_land_one_behind_the_other(choice: EngineChoice) {
     let Some(mut b) = Bench::new(choice) else {
         return;
     };
-    let data = vec![
-        Bytes::new(),
-        pages(1, 1),
-        pages(2, 4),
-        Bytes::new(),
-        pages(3, 2),
-        Bytes::new(),
-    ];
+    let data =
+        vec![Bytes::new(), pages(1, 1), pages(2, 4), Bytes::new(), pages(3, 2), Bytes::new()];
     let whole: Vec<u8> = data.concat();
     b.ok(durable(Area::Log, 2 * PAGE, data));
     assert_eq!(b.ok(read(Area::Log, 2 * PAGE, 7 * PAGE)), whole);
@@ -213,12 +185,7 @@ fn behind_the_end_there_are_zeros(choice: EngineChoice) {
     let straddling = b.ok(read(Area::Data, PAGE, 3 * PAGE));
     assert_eq!(straddling, [&pages(7, 1)[..], &pages(0, 2)[..]].concat());
     // Somebody cut the file at no boundary of ours.
-    File::options()
-        .write(true)
-        .open(b.data_path())
-        .unwrap()
-        .set_len(5000)
-        .unwrap();
+    File::options().write(true).open(b.data_path()).unwrap().set_len(5000).unwrap();
     let odd = b.ok(read(Area::Data, 0, 3 * PAGE));
     assert_eq!(odd.len() as u64, 3 * PAGE);
     assert!(odd[..5000].iter().all(|b| *b == 7));
@@ -246,24 +213,15 @@ fn punching_gives_space_back_and_zeros(choice: EngineChoice) {
     b.ok(write(Area::Data, 0, vec![pages(5, 512)]));
     let before = b.data_space();
     assert!(before >= 512 * PAGE);
-    b.ok(DiskOp::Punch {
-        offset: 128 * PAGE,
-        len: 256 * PAGE,
-    });
+    b.ok(DiskOp::Punch { offset: 128 * PAGE, len: 256 * PAGE });
     let after = b.data_space();
     assert!(after <= before - 200 * PAGE, "{before} -> {after}");
     assert_eq!(b.data_len(), 512 * PAGE);
     assert_eq!(b.ok(read(Area::Data, 127 * PAGE, PAGE)), pages(5, 1));
-    assert_eq!(
-        b.ok(read(Area::Data, 128 * PAGE, 256 * PAGE)),
-        pages(0, 256)
-    );
+    assert_eq!(b.ok(read(Area::Data, 128 * PAGE, 256 * PAGE)), pages(0, 256));
     assert_eq!(b.ok(read(Area::Data, 384 * PAGE, PAGE)), pages(5, 1));
     // Over and behind the end: no longer than before.
-    b.ok(DiskOp::Punch {
-        offset: 500 * PAGE,
-        len: 1000 * PAGE,
-    });
+    b.ok(DiskOp::Punch { offset: 500 * PAGE, len: 1000 * PAGE });
     assert_eq!(b.data_len(), 512 * PAGE);
     assert_eq!(b.ok(read(Area::Data, 500 * PAGE, 12 * PAGE)), pages(0, 12));
 }
@@ -275,10 +233,7 @@ fn allocating_reserves_space_and_keeps_data(choice: EngineChoice) {
     b.ok(DiskOp::Extend { len: 1024 * PAGE });
     b.ok(write(Area::Data, 10 * PAGE, vec![pages(9, 1)]));
     let before = b.data_space();
-    b.ok(DiskOp::Allocate {
-        offset: 0,
-        len: 512 * PAGE,
-    });
+    b.ok(DiskOp::Allocate { offset: 0, len: 512 * PAGE });
     assert!(b.data_space() >= before.max(512 * PAGE));
     assert_eq!(b.data_len(), 1024 * PAGE);
     assert_eq!(b.ok(read(Area::Data, 10 * PAGE, PAGE)), pages(9, 1));
@@ -316,13 +271,8 @@ fn durable_writes_by_both_methods(choice: EngineChoice) {
     let Some(mut b) = Bench::new(choice) else {
         return;
     };
-    for (i, method) in [
-        DurableMethod::Dsync,
-        DurableMethod::Flush,
-        DurableMethod::Dsync,
-    ]
-    .into_iter()
-    .enumerate()
+    for (i, method) in
+        [DurableMethod::Dsync, DurableMethod::Flush, DurableMethod::Dsync].into_iter().enumerate()
     {
         b.engine.set_durable_method(method);
         for area in [Area::Log, Area::Data] {
@@ -377,10 +327,7 @@ fn failures_are_told_and_do_not_spread(choice: EngineChoice) {
     };
     if b.areas.is_direct() {
         let text = b.run(read(Area::Data, 7, PAGE)).unwrap_or_default();
-        assert!(
-            text.iter().all(|b| *b == 0),
-            "an empty file may answer before it checks"
-        );
+        assert!(text.iter().all(|b| *b == 0), "an empty file may answer before it checks");
         let error = b.run(write(Area::Log, 7, vec![pages(1, 1)])).unwrap_err();
         assert_eq!(error.kind, DiskErrorKind::Io);
         assert!(error.text.starts_with("write log at 7: "), "{}", error.text);
@@ -408,24 +355,13 @@ fn failures_are_told_and_do_not_spread(choice: EngineChoice) {
 }
 
 fn a_full_disk_is_no_space(choice: EngineChoice) {
-    let full = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/full")
-            .unwrap()
-    };
+    let full = || OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
     let areas = Arc::new(Areas::new(full(), full()).unwrap());
     let Some(engine) = engine(choice, &areas) else {
         return;
     };
     let dir = tempfile::tempdir().unwrap();
-    let mut b = Bench {
-        engine,
-        areas,
-        next: 0,
-        dir,
-    };
+    let mut b = Bench { engine, areas, next: 0, dir };
     // The device knows no flags of writes.
     b.engine.set_durable_method(DurableMethod::Flush);
     for what in [
@@ -485,10 +421,7 @@ fn tokio_waits_for_the_ready_fd(choice: EngineChoice) {
     let Some(mut b) = Bench::new(choice) else {
         return;
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
     runtime.block_on(async {
         let ready = crate::Ready::new(&*b.engine).unwrap();
         let (mut out, mut started) = (Vec::new(), 0u64);
@@ -526,10 +459,7 @@ fn measuring_leaves_the_log_zero(choice: EngineChoice) {
     }
     let log = b.ok(read(Area::Log, 0, LOG_BYTES));
     assert!(log.iter().all(|byte| *byte == 0));
-    assert_eq!(
-        std::fs::metadata(b.dir.path().join("log")).unwrap().len(),
-        LOG_BYTES
-    );
+    assert_eq!(std::fs::metadata(b.dir.path().join("log")).unwrap().len(), LOG_BYTES);
 }
 
 /// Pages the model covers.
@@ -562,11 +492,8 @@ fn like_a_vector_of_bytes(choice: EngineChoice) {
     let Some(mut b) = Bench::new(choice) else {
         return;
     };
-    let config = ProptestConfig {
-        cases: 48,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
+    let config =
+        ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
     let ops = proptest::collection::vec(any_op(), 1..40);
     let bench = std::cell::RefCell::new(&mut b);
     proptest!(config, |(ops in ops)| {

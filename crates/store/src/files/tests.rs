@@ -62,23 +62,11 @@ fn unusable_paths_are_refused_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     std::fs::write(&file, "mine").unwrap();
-    refused(
-        StoreLock::take(&file),
-        ErrorKind::Invalid,
-        "is not a directory",
-    );
+    refused(StoreLock::take(&file), ErrorKind::Invalid, "is not a directory");
     assert_eq!(std::fs::read(&file).unwrap(), b"mine");
-    refused(
-        StoreLock::take(&file.join("x")),
-        ErrorKind::Invalid,
-        "Not a directory",
-    );
+    refused(StoreLock::take(&file.join("x")), ErrorKind::Invalid, "Not a directory");
     // Nobody may create files there, root neither.
-    refused(
-        StoreLock::take(Path::new("/proc/self")),
-        ErrorKind::Invalid,
-        "/proc/self/lock",
-    );
+    refused(StoreLock::take(Path::new("/proc/self")), ErrorKind::Invalid, "/proc/self/lock");
     let lock = StoreLock::take(dir.path()).unwrap();
     refused(lock.open(), ErrorKind::Invalid, "data");
 }
@@ -112,12 +100,7 @@ fn damaged_stores_are_neither_opened_nor_overwritten() {
     lock.prepare(LOG_BYTES).unwrap();
     let log = dir.path().join("log");
     let set_len = |len| {
-        File::options()
-            .write(true)
-            .open(&log)
-            .unwrap()
-            .set_len(len)
-            .unwrap();
+        File::options().write(true).open(&log).unwrap().set_len(len).unwrap();
     };
     for len in [5000, 0] {
         set_len(len);
@@ -126,11 +109,7 @@ fn damaged_stores_are_neither_opened_nor_overwritten() {
     std::fs::write(dir.path().join("data"), "precious").unwrap();
     std::fs::remove_file(&log).unwrap();
     refused(lock.is_prepared(), ErrorKind::Io, "has data but no log");
-    refused(
-        lock.prepare(LOG_BYTES),
-        ErrorKind::Io,
-        "has data but no log",
-    );
+    refused(lock.prepare(LOG_BYTES), ErrorKind::Io, "has data but no log");
     assert_eq!(std::fs::read(dir.path().join("data")).unwrap(), b"precious");
     std::fs::create_dir(&log).unwrap();
     refused(lock.open(), ErrorKind::Invalid, "log");
@@ -142,11 +121,7 @@ fn a_log_that_does_not_fit_leaves_nothing() {
     let lock = StoreLock::take(dir.path()).unwrap();
     let space = space(dir.path()).unwrap();
     assert!(space.free <= space.total && space.free > 0);
-    refused(
-        lock.prepare(1 << 60),
-        ErrorKind::NoSpace,
-        "the log needs 1.0 EB",
-    );
+    refused(lock.prepare(1 << 60), ErrorKind::NoSpace, "the log needs 1.0 EB");
     for bytes in [0, 4095] {
         refused(lock.prepare(bytes), ErrorKind::Invalid, "whole blocks");
     }

@@ -21,37 +21,12 @@ const RETRIES_MAX: u32 = 1000;
 #[derive(Clone, Copy)]
 pub(super) enum Call {
     Nop,
-    Read {
-        area: Area,
-        offset: u64,
-        buf: *mut u8,
-        len: u32,
-    },
-    Write {
-        area: Area,
-        offset: u64,
-        buf: *const u8,
-        len: u32,
-        dsync: bool,
-    },
-    Writev {
-        area: Area,
-        offset: u64,
-        segments: *const libc::iovec,
-        count: u32,
-        dsync: bool,
-    },
-    Sync {
-        area: Area,
-    },
-    Punch {
-        offset: u64,
-        len: u64,
-    },
-    Allocate {
-        offset: u64,
-        len: u64,
-    },
+    Read { area: Area, offset: u64, buf: *mut u8, len: u32 },
+    Write { area: Area, offset: u64, buf: *const u8, len: u32, dsync: bool },
+    Writev { area: Area, offset: u64, segments: *const libc::iovec, count: u32, dsync: bool },
+    Sync { area: Area },
+    Punch { offset: u64, len: u64 },
+    Allocate { offset: u64, len: u64 },
 }
 
 /// What a result means.
@@ -127,19 +102,10 @@ impl Slot {
         let nothing = || Work::Known(Ok(Bytes::new()));
         let work = match what {
             DiskOp::Read { len: 0, .. } => nothing(),
-            DiskOp::Read { area, offset, len } => Work::Read(Read {
-                area,
-                offset,
-                len,
-                done: 0,
-                buf: PageBuf::reused(len),
-            }),
-            DiskOp::Write {
-                area,
-                offset,
-                data,
-                durable,
-            } => {
+            DiskOp::Read { area, offset, len } => {
+                Work::Read(Read { area, offset, len, done: 0, buf: PageBuf::reused(len) })
+            }
+            DiskOp::Write { area, offset, data, durable } => {
                 let len = data.iter().map(|b| b.len() as u64).sum();
                 let flush = durable && method == DurableMethod::Flush;
                 match len {
@@ -166,11 +132,7 @@ impl Slot {
                 Err(e) => Err(disk_error("extend data", &e)),
             }),
         };
-        Self {
-            op,
-            work,
-            retries: 0,
-        }
+        Self { op, work, retries: 0 }
     }
 
     /// The call to make now. The slot must not be touched again before its result is there.
@@ -180,14 +142,8 @@ impl Slot {
             Work::Read(read) => read.call(),
             Work::Write(write) => write.call(),
             Work::Sync(area) => Call::Sync { area: *area },
-            Work::Punch { offset, len } => Call::Punch {
-                offset: *offset,
-                len: *len,
-            },
-            Work::Allocate { offset, len } => Call::Allocate {
-                offset: *offset,
-                len: *len,
-            },
+            Work::Punch { offset, len } => Call::Punch { offset: *offset, len: *len },
+            Work::Allocate { offset, len } => Call::Allocate { offset: *offset, len: *len },
         }
     }
 
@@ -366,19 +322,13 @@ impl Write {
     /// `Some` when it is written and a sync is left to do.
     fn landed(&mut self, count: u64, areas: &Areas) -> Result<Option<Area>, DiskError> {
         let count = count.min(self.asked);
-        let count = if count == self.asked {
-            count
-        } else {
-            areas.resume_at(count as usize) as u64
-        };
+        let count =
+            if count == self.asked { count } else { areas.resume_at(count as usize) as u64 };
         if count == 0 {
             let at = self.offset + self.done;
             return Err(DiskError {
                 kind: DiskErrorKind::Io,
-                text: format!(
-                    "write {} at {at}: nothing was written",
-                    area_name(self.area)
-                ),
+                text: format!("write {} at {at}: nothing was written", area_name(self.area)),
             });
         }
         self.done += count;

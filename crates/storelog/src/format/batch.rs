@@ -125,11 +125,7 @@ impl Record {
             w.u64(version.seq);
         }
         match &self.body {
-            Body::Write {
-                start,
-                crcs,
-                extents,
-            } => {
+            Body::Write { start, crcs, extents } => {
                 w.u32(*start);
                 w.u32(crcs.len() as u32);
                 w.u16(extents.len() as u16);
@@ -138,12 +134,7 @@ impl Record {
                 }
                 encode_placed(w, extents);
             }
-            Body::Zero {
-                start,
-                count,
-                kind,
-                units,
-            } => {
+            Body::Zero { start, count, kind, units } => {
                 w.u32(*start);
                 w.u32(*count);
                 w.u8(match kind {
@@ -161,16 +152,10 @@ impl Record {
     fn decode(r: &mut Reader<'_>, geometry: Geometry) -> Result<Self, Malformed> {
         let kind = r.u8()?;
         let vid = Vid::new(r.u32()?).ok_or(r.bad("impossible vid"))?;
-        let fragment = FragmentId {
-            lineage: LineageId(r.u64()?),
-            number: r.u64()?,
-        };
+        let fragment = FragmentId { lineage: LineageId(r.u64()?), number: r.u64()? };
         let mut versions = [Version::ZERO; 2];
         for version in &mut versions {
-            *version = Version {
-                interval: Interval(r.u64()?),
-                seq: r.u64()?,
-            };
+            *version = Version { interval: Interval(r.u64()?), seq: r.u64()? };
         }
         let body = match kind {
             1 => {
@@ -185,11 +170,7 @@ impl Record {
                         return Err(r.bad("an extent outside the write"));
                     }
                 }
-                Body::Write {
-                    start,
-                    crcs,
-                    extents,
-                }
+                Body::Write { start, crcs, extents }
             }
             2 => {
                 let (start, count) = decode_range(r, geometry)?;
@@ -201,25 +182,12 @@ impl Record {
                 };
                 let placed = r.u16()?;
                 let units = decode_placed(r, placed, geometry)?;
-                Body::Zero {
-                    start,
-                    count,
-                    kind,
-                    units,
-                }
+                Body::Zero { start, count, kind, units }
             }
-            3 => Body::DeleteVid {
-                forget: r.u8()? != 0,
-            },
+            3 => Body::DeleteVid { forget: r.u8()? != 0 },
             _ => return Err(r.bad("unknown kind of record")),
         };
-        Ok(Self {
-            fragment,
-            vid,
-            version: versions[0],
-            prev: versions[1],
-            body,
-        })
+        Ok(Self { fragment, vid, version: versions[0], prev: versions[1], body })
     }
 }
 
@@ -246,10 +214,7 @@ fn decode_placed(
 ) -> Result<Vec<Placed>, Malformed> {
     let mut placed: Vec<Placed> = Vec::new();
     for _ in 0..count {
-        let next = Placed {
-            chunk: r.u8()?,
-            unit: r.u32()?,
-        };
+        let next = Placed { chunk: r.u8()?, unit: r.u32()? };
         if u32::from(next.chunk) >= geometry.chunks_per_fragment()
             || placed.last().is_some_and(|last| last.chunk >= next.chunk)
         {
@@ -343,8 +308,7 @@ pub fn encode<'a>(
         record.encode(&mut w);
         header.records += 1;
     }
-    w.bytes
-        .resize(w.bytes.len().next_multiple_of(log_unit as usize), 0);
+    w.bytes.resize(w.bytes.len().next_multiple_of(log_unit as usize), 0);
     header.header_bytes = w.bytes.len() as u32;
     let mut fixed = Writer::default();
     fixed.u32(MAGIC);
@@ -383,10 +347,7 @@ pub fn decode(
     let records = (0..header.records)
         .map(|_| Record::decode(&mut r, geometry))
         .collect::<Result<Vec<_>, _>>()?;
-    let payload: usize = records
-        .iter()
-        .map(|record| record.payload_blocks(geometry))
-        .sum();
+    let payload: usize = records.iter().map(|record| record.payload_blocks(geometry)).sum();
     if payload * BLOCK_SIZE != header.payload_bytes as usize {
         return Err(r.bad("records and payload disagree"));
     }

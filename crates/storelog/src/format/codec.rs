@@ -15,19 +15,11 @@ pub struct Malformed {
 
 impl Malformed {
     pub(crate) const fn new(what: &'static str, why: &'static str) -> Self {
-        Self {
-            what,
-            why,
-            newer: false,
-        }
+        Self { what, why, newer: false }
     }
 
     pub(crate) const fn newer(what: &'static str) -> Self {
-        Self {
-            what,
-            why: "it was written by a newer version",
-            newer: true,
-        }
+        Self { what, why: "it was written by a newer version", newer: true }
     }
 }
 
@@ -57,19 +49,15 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When there are fewer.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let (head, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(Malformed::new(self.what, "cut short"))?;
+        let (head, rest) =
+            self.rest.split_at_checked(len).ok_or(Malformed::new(self.what, "cut short"))?;
         self.rest = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
-        let (head, rest) = self
-            .rest
-            .split_first_chunk::<N>()
-            .ok_or(Malformed::new(self.what, "cut short"))?;
+        let (head, rest) =
+            self.rest.split_first_chunk::<N>().ok_or(Malformed::new(self.what, "cut short"))?;
         self.rest = rest;
         Ok(*head)
     }
@@ -161,9 +149,7 @@ pub const FRAME_BYTES: usize = 16;
 /// Frames `body`: magic, version, length, CRC32C of everything else.
 #[must_use]
 pub fn frame(magic: u32, version: u16, body: &[u8]) -> Vec<u8> {
-    let mut w = Writer {
-        bytes: Vec::with_capacity(FRAME_BYTES + body.len()),
-    };
+    let mut w = Writer { bytes: Vec::with_capacity(FRAME_BYTES + body.len()) };
     w.u32(magic);
     w.u16(version);
     w.u16(0);

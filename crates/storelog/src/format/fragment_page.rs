@@ -70,12 +70,7 @@ pub struct FragmentPage {
 /// When it is not the page of that fragment, or not what was written.
 pub fn decode(id: FragmentId, bytes: &[u8], geometry: Geometry) -> Result<FragmentPage, Malformed> {
     let mut r = Reader::new(WHAT, unframe(WHAT, MAGIC, VERSION, bytes)?);
-    if id
-        != (FragmentId {
-            lineage: LineageId(r.u64()?),
-            number: r.u64()?,
-        })
-    {
+    if id != (FragmentId { lineage: LineageId(r.u64()?), number: r.u64()? }) {
         return Err(r.bad("it belongs to another fragment"));
     }
     let head = decode_version(&mut r)?;
@@ -114,24 +109,9 @@ pub fn decode(id: FragmentId, bytes: &[u8], geometry: Geometry) -> Result<Fragme
                 *crc = r.u32()?;
             }
         }
-        fragment.insert(
-            vid,
-            index,
-            Chunk {
-                unit,
-                data,
-                zero,
-                backed,
-                stale,
-                crcs,
-            },
-        );
+        fragment.insert(vid, index, Chunk { unit, data, zero, backed, stale, crcs });
     }
-    Ok(FragmentPage {
-        head,
-        batch,
-        fragment,
-    })
+    Ok(FragmentPage { head, batch, fragment })
 }
 
 fn encode_version(w: &mut Writer, version: Version) {
@@ -140,8 +120,5 @@ fn encode_version(w: &mut Writer, version: Version) {
 }
 
 fn decode_version(r: &mut Reader<'_>) -> Result<Version, Malformed> {
-    Ok(Version {
-        interval: Interval(r.u64()?),
-        seq: r.u64()?,
-    })
+    Ok(Version { interval: Interval(r.u64()?), seq: r.u64()? })
 }

@@ -34,10 +34,7 @@ impl PageRun {
     }
 
     const fn unpack(value: u64) -> Self {
-        Self {
-            page: value >> 16,
-            count: value as u16,
-        }
+        Self { page: value >> 16, count: value as u16 }
     }
 
     /// Byte offset in the data area.
@@ -94,22 +91,14 @@ impl Owners {
             count += 1;
             stored_blocks += u32::from(owner.stored_blocks);
         }
-        if count <= OWNERS_IN_SLOT {
-            Self::Few(few)
-        } else {
-            Self::Many { stored_blocks }
-        }
+        if count <= OWNERS_IN_SLOT { Self::Few(few) } else { Self::Many { stored_blocks } }
     }
 
     /// Blocks that hold space, of all owners.
     #[must_use]
     pub fn stored_blocks(&self) -> u64 {
         match self {
-            Self::Few(few) => few
-                .iter()
-                .flatten()
-                .map(|o| u64::from(o.stored_blocks))
-                .sum(),
+            Self::Few(few) => few.iter().flatten().map(|o| u64::from(o.stored_blocks)).sum(),
             Self::Many { stored_blocks } => u64::from(*stored_blocks),
         }
     }
@@ -155,14 +144,8 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
     body.chunks(64)
         .map(|bytes| {
             let mut r = Reader::new(WHAT, bytes);
-            let id = FragmentId {
-                lineage: LineageId(r.u64()?),
-                number: r.u64()?,
-            };
-            let head = Version {
-                interval: Interval(r.u64()?),
-                seq: r.u64()?,
-            };
+            let id = FragmentId { lineage: LineageId(r.u64()?), number: r.u64()? };
+            let head = Version { interval: Interval(r.u64()?), seq: r.u64()? };
             let page = PageRun::unpack(r.u64()?);
             if page.count == 0 {
                 return Ok(None);
@@ -171,15 +154,8 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
             for owner in &mut owners {
                 let (word, stored) = (r.u32()?, r.u32()?);
                 if word == OWNERS_UNKNOWN {
-                    let owners = Owners::Many {
-                        stored_blocks: stored,
-                    };
-                    return Ok(Some(Slot {
-                        id,
-                        head,
-                        page,
-                        owners,
-                    }));
+                    let owners = Owners::Many { stored_blocks: stored };
+                    return Ok(Some(Slot { id, head, page, owners }));
                 }
                 let Some(vid) = Vid::new(word & 0xff_ffff) else {
                     break;
@@ -190,12 +166,7 @@ pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
                     occupancy: (word >> 24) as u8,
                 });
             }
-            Ok(Some(Slot {
-                id,
-                head,
-                page,
-                owners: Owners::Few(owners),
-            }))
+            Ok(Some(Slot { id, head, page, owners: Owners::Few(owners) }))
         })
         .collect()
 }

@@ -76,16 +76,7 @@ impl Superblock {
         if !log_bytes.is_multiple_of(BLOCK_SIZE as u64) || log_bytes < 64 * BLOCK_SIZE as u64 {
             return Err(r.bad("impossible log size"));
         }
-        Ok(Self {
-            disk,
-            cluster,
-            log_id,
-            log_bytes,
-            log_unit,
-            geometry,
-            log_fua,
-            features,
-        })
+        Ok(Self { disk, cluster, log_id, log_bytes, log_unit, geometry, log_fua, features })
     }
 }
 
@@ -141,11 +132,7 @@ impl CheckpointSlot {
             serial: r.u64()?,
             root_page: r.u64()?,
             root_bytes: r.u64()?,
-            replay: LogPosition {
-                pos: r.u64()?,
-                seq: r.u64()?,
-                prev_crc: r.u32()?,
-            },
+            replay: LogPosition { pos: r.u64()?, seq: r.u64()?, prev_crc: r.u32()? },
         })
     }
 }

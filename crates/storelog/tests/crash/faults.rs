@@ -85,10 +85,7 @@ fn a_full_host_refuses_writes_early_and_never_deletes() {
     if total.acked > 3000 {
         assert!(total.refused > 100, "{total:?}");
     }
-    assert_eq!(
-        total.abandoned, 0,
-        "space for checkpoints is kept: {total:?}"
-    );
+    assert_eq!(total.abandoned, 0, "space for checkpoints is kept: {total:?}");
 }
 
 #[test]

@@ -94,10 +94,7 @@ impl SimDisk {
                     DiskErrorKind::Io => self.failed += 1,
                 }
                 self.half(&what, begun, rng);
-                Err(DiskError {
-                    kind,
-                    text: format!("{kind:?} injected"),
-                })
+                Err(DiskError { kind, text: format!("{kind:?} injected") })
             }
         };
         Some(Completion { op, result })
@@ -105,18 +102,11 @@ impl SimDisk {
 
     /// Whether and how an operation fails.
     fn fault(&self, what: &DiskOp, rng: &mut Rng) -> Option<DiskErrorKind> {
-        let Faults {
-            no_space,
-            read,
-            write,
-        } = self.faults;
+        let Faults { no_space, read, write } = self.faults;
         let mut hit = |thousandths| thousandths > 0 && rng.below(1000) < thousandths;
         let (io, space) = match what {
             DiskOp::Read { .. } => (hit(read), false),
-            DiskOp::Sync { .. }
-            | DiskOp::Write {
-                area: Area::Log, ..
-            } => (hit(write), false),
+            DiskOp::Sync { .. } | DiskOp::Write { area: Area::Log, .. } => (hit(write), false),
             // The superblock's and the slots' place is allocated.
             DiskOp::Write { offset, .. } if *offset < 3 * BLOCK_SIZE as u64 => (hit(write), false),
             DiskOp::Punch { .. } => (hit(write), hit(no_space)),
@@ -148,18 +138,14 @@ impl SimDisk {
 
     /// What the host has free for the data area.
     pub fn free_bytes(&self) -> u64 {
-        let blocks = self.capacity.map_or(1 << 28, |capacity| {
-            capacity.saturating_sub(self.allocated.len())
-        });
+        let blocks =
+            self.capacity.map_or(1 << 28, |capacity| capacity.saturating_sub(self.allocated.len()));
         (blocks * BLOCK_SIZE) as u64
     }
 
     /// An operation that failed may have been done in part.
     fn half(&mut self, what: &DiskOp, begun: u64, rng: &mut Rng) {
-        if let DiskOp::Write {
-            area, offset, data, ..
-        } = what
-        {
+        if let DiskOp::Write { area, offset, data, .. } = what {
             let bytes = data.concat();
             let sectors = rng.below((bytes.len() / SECTOR) as u64 + 1) as usize;
             if !self.fits(what) {
@@ -177,11 +163,7 @@ impl SimDisk {
 
     /// Sectors that were ever written, in order.
     pub fn sectors(&self, area: Area) -> Vec<u64> {
-        self.medium
-            .keys()
-            .filter(|at| at.0 == area)
-            .map(|at| at.1)
-            .collect()
+        self.medium.keys().filter(|at| at.0 == area).map(|at| at.1).collect()
     }
 
     /// Damages a sector.
@@ -207,16 +189,10 @@ impl SimDisk {
         self.time += 1;
         match what {
             DiskOp::Read { area, offset, len } => self.read(*area, *offset, *len),
-            DiskOp::Write {
-                area,
-                offset,
-                data,
-                durable,
-            } => {
+            DiskOp::Write { area, offset, data, durable } => {
                 let bytes: Vec<u8> = data.concat();
                 if *area == Area::Data {
-                    self.allocated
-                        .extend(blocks_of(*offset, bytes.len() as u64));
+                    self.allocated.extend(blocks_of(*offset, bytes.len() as u64));
                 }
                 self.write(*area, *offset, &bytes, *durable);
                 Bytes::new()
@@ -274,11 +250,7 @@ impl SimDisk {
                 self.unflushed.retain(|u| u.at != at);
                 self.medium.insert(at, *bytes);
             } else {
-                self.unflushed.push(Unflushed {
-                    at,
-                    bytes: *bytes,
-                    ended: self.time,
-                });
+                self.unflushed.push(Unflushed { at, bytes: *bytes, ended: self.time });
             }
         }
     }
@@ -288,14 +260,9 @@ impl SimDisk {
         for (_, what, begun) in std::mem::take(&mut self.in_flight) {
             // A durable write in flight promises nothing yet.
             let what = match what {
-                DiskOp::Write {
-                    area, offset, data, ..
-                } => DiskOp::Write {
-                    area,
-                    offset,
-                    data,
-                    durable: false,
-                },
+                DiskOp::Write { area, offset, data, .. } => {
+                    DiskOp::Write { area, offset, data, durable: false }
+                }
                 DiskOp::Read { .. } | DiskOp::Sync { .. } => continue,
                 other => other,
             };

@@ -29,21 +29,9 @@ pub type State = BTreeMap<(Vid, u32), Block>;
 
 #[derive(Clone, Debug)]
 enum Change {
-    Write {
-        vid: Vid,
-        start: u32,
-        count: u32,
-        stamp: u64,
-    },
-    Zero {
-        vid: Vid,
-        start: u32,
-        count: u32,
-        becomes: Option<Block>,
-    },
-    Delete {
-        vid: Vid,
-    },
+    Write { vid: Vid, start: u32, count: u32, stamp: u64 },
+    Zero { vid: Vid, start: u32, count: u32, becomes: Option<Block> },
+    Delete { vid: Vid },
 }
 
 /// All that happened to a fragment since its state was last certain.
@@ -66,10 +54,7 @@ pub enum Status {
 impl History {
     /// That many changes at the start are acknowledged or refused.
     pub fn acked(&self) -> usize {
-        self.changes
-            .iter()
-            .take_while(|(_, status)| *status != Status::Open)
-            .count()
+        self.changes.iter().take_while(|(_, status)| *status != Status::Open).count()
     }
 
     /// The store's answer to the `index`-th change.
@@ -83,36 +68,18 @@ impl History {
 
     pub fn push(&mut self, command: &Command, stamp: u64) {
         let change = match command {
-            Command::Write {
-                vid, start, data, ..
-            } => {
+            Command::Write { vid, start, data, .. } => {
                 let bytes: usize = data.iter().map(bytes::Bytes::len).sum();
                 let count = (bytes / BLOCK_SIZE) as u32;
-                Change::Write {
-                    vid: *vid,
-                    start: *start,
-                    count,
-                    stamp,
-                }
+                Change::Write { vid: *vid, start: *start, count, stamp }
             }
-            Command::Zero {
-                vid,
-                start,
-                count,
-                kind,
-                ..
-            } => {
+            Command::Zero { vid, start, count, kind, .. } => {
                 let becomes = match kind {
                     ZeroKind::Remove => None,
                     ZeroKind::Marker => Some(Block::Zero),
                     ZeroKind::Reserve => Some(Block::Reserved),
                 };
-                Change::Zero {
-                    vid: *vid,
-                    start: *start,
-                    count: *count,
-                    becomes,
-                }
+                Change::Zero { vid: *vid, start: *start, count: *count, becomes }
             }
             Command::DeleteVid { vid, .. } => Change::Delete { vid: *vid },
             _ => panic!("not a write"),
@@ -126,22 +93,12 @@ impl History {
         for (change, status) in &self.changes[..prefix] {
             match change {
                 _ if *status == Status::Refused => {}
-                Change::Write {
-                    vid,
-                    start,
-                    count,
-                    stamp,
-                } => {
+                Change::Write { vid, start, count, stamp } => {
                     for block in *start..start + count {
                         state.insert((*vid, block), Block::Data(*stamp));
                     }
                 }
-                Change::Zero {
-                    vid,
-                    start,
-                    count,
-                    becomes,
-                } => {
+                Change::Zero { vid, start, count, becomes } => {
                     for block in *start..start + count {
                         match becomes {
                             Some(becomes) => state.insert((*vid, block), *becomes),

@@ -17,20 +17,9 @@ use std::sync::Arc;
 
 /// What a reply will answer.
 enum Asked {
-    Write {
-        fragment: FragmentId,
-        index: usize,
-    },
-    Read {
-        fragment: FragmentId,
-        path: Arc<[Vid]>,
-        start: u32,
-        from: usize,
-    },
-    Discard {
-        fragment: FragmentId,
-        index: usize,
-    },
+    Write { fragment: FragmentId, index: usize },
+    Read { fragment: FragmentId, path: Arc<[Vid]>, start: u32, from: usize },
+    Discard { fragment: FragmentId, index: usize },
     Checkpoint,
 }
 
@@ -111,11 +100,7 @@ impl Run {
             disk: DiskId([1; 16]),
             cluster: [2; 16],
             log_id: rng.next(),
-            log_bytes: if geometry.blocks_per_chunk() == 16 {
-                1 << 20
-            } else {
-                256 << 10
-            },
+            log_bytes: if geometry.blocks_per_chunk() == 16 { 1 << 20 } else { 256 << 10 },
             log_unit: [512, 4096][rng.below(2) as usize],
             geometry,
             log_fua: false,
@@ -157,18 +142,13 @@ impl Run {
             let mut opened = None;
             while opened.is_none() {
                 for effect in effects.drain(..) {
-                    let Effect::Disk(id, op) = effect else {
-                        panic!("a reply while opening")
-                    };
+                    let Effect::Disk(id, op) = effect else { panic!("a reply while opening") };
                     self.disk.submit(id, op);
                 }
                 if self.rng.below(400) == 0 {
                     break;
                 }
-                let done = self
-                    .disk
-                    .complete_any(&mut self.rng)
-                    .expect("opening goes on");
+                let done = self.disk.complete_any(&mut self.rng).expect("opening goes on");
                 opened = opening.completed(done, &mut effects);
             }
             let Some(opened) = opened else {
@@ -200,10 +180,7 @@ impl Run {
     }
 
     fn fragment(&mut self) -> FragmentId {
-        FragmentId {
-            lineage: LineageId(7),
-            number: self.rng.below(self.fragments),
-        }
+        FragmentId { lineage: LineageId(7), number: self.rng.below(self.fragments) }
     }
 
     fn range(&mut self) -> (u32, u32) {
@@ -216,10 +193,7 @@ impl Run {
 
     fn version(&mut self) -> Version {
         self.seq += 1;
-        Version {
-            interval: Interval(self.interval),
-            seq: self.seq,
-        }
+        Version { interval: Interval(self.interval), seq: self.seq }
     }
 
     fn data(&mut self, fragment: FragmentId, start: u32, count: u32, stamp: u64) -> Vec<Bytes> {
@@ -227,9 +201,8 @@ impl Run {
         let mut block = start;
         while block < start + count {
             let n = 1 + self.rng.below(u64::from(start + count - block)) as u32;
-            let bytes: Vec<u8> = (block..block + n)
-                .flat_map(|b| block_bytes(fragment, b, stamp))
-                .collect();
+            let bytes: Vec<u8> =
+                (block..block + n).flat_map(|b| block_bytes(fragment, b, stamp)).collect();
             pieces.push(PageBuf::copy_of(&bytes).freeze());
             block += n;
         }
@@ -238,11 +211,7 @@ impl Run {
 
     pub fn random_command(&mut self) {
         let fragment = self.fragment();
-        let among = if self.rng.chance(85) {
-            2
-        } else {
-            VIDS.len() as u64
-        };
+        let among = if self.rng.chance(85) { 2 } else { VIDS.len() as u64 };
         let vid = VIDS[self.rng.below(among) as usize];
         let (start, count) = self.range();
         let id = self.next_command;
@@ -250,36 +219,18 @@ impl Run {
             0..50 => {
                 let version = self.version();
                 let data = self.data(fragment, start, count, id);
-                Command::Write {
-                    fragment,
-                    vid,
-                    version,
-                    start,
-                    data,
-                }
+                Command::Write { fragment, vid, version, start, data }
             }
             50..68 => {
                 let kind = [ZeroKind::Remove, ZeroKind::Marker, ZeroKind::Reserve]
                     [self.rng.below(3) as usize];
                 let version = self.version();
-                Command::Zero {
-                    fragment,
-                    vid,
-                    version,
-                    start,
-                    count,
-                    kind,
-                }
+                Command::Zero { fragment, vid, version, start, count, kind }
             }
             68..71 => {
                 let forget = self.rng.chance(70);
                 let version = self.version();
-                Command::DeleteVid {
-                    fragment,
-                    vid,
-                    version,
-                    forget,
-                }
+                Command::DeleteVid { fragment, vid, version, forget }
             }
             71..98 => {
                 let path: Arc<[Vid]> = match self.rng.below(3) {
@@ -287,12 +238,7 @@ impl Run {
                     1 => [VIDS[1]].into(),
                     _ => [VIDS[1], VIDS[0]].into(),
                 };
-                Command::Read {
-                    fragment,
-                    path,
-                    start,
-                    count,
-                }
+                Command::Read { fragment, path, start, count }
             }
             _ => Command::Checkpoint,
         };
@@ -303,19 +249,9 @@ impl Run {
         let id = CommandId(self.next_command);
         self.next_command += 1;
         let asked = match &command {
-            Command::Read {
-                fragment,
-                path,
-                start,
-                ..
-            } => {
+            Command::Read { fragment, path, start, .. } => {
                 let from = self.histories.entry(*fragment).or_default().acked();
-                Asked::Read {
-                    fragment: *fragment,
-                    path: path.clone(),
-                    start: *start,
-                    from,
-                }
+                Asked::Read { fragment: *fragment, path: path.clone(), start: *start, from }
             }
             Command::Checkpoint | Command::Map { .. } => Asked::Checkpoint,
             write => {
@@ -325,11 +261,7 @@ impl Run {
                 history.push(write, id.0);
                 let needs_space = matches!(
                     write,
-                    Command::Write { .. }
-                        | Command::Zero {
-                            kind: ZeroKind::Reserve,
-                            ..
-                        }
+                    Command::Write { .. } | Command::Zero { kind: ZeroKind::Reserve, .. }
                 );
                 if needs_space {
                     Asked::Write { fragment, index }
@@ -344,10 +276,7 @@ impl Run {
 
     fn feed(&mut self, input: Input) {
         let mut effects = Vec::new();
-        self.store
-            .as_mut()
-            .expect("open")
-            .handle(input, &mut effects);
+        self.store.as_mut().expect("open").handle(input, &mut effects);
         self.take(effects);
     }
 
@@ -393,15 +322,7 @@ impl Run {
                 assert!(history.acked() > index, "acknowledged out of order");
                 self.counts.acked += 1;
             }
-            (
-                Asked::Read {
-                    fragment,
-                    path,
-                    start,
-                    from,
-                },
-                Answer::Data(pieces),
-            ) => {
+            (Asked::Read { fragment, path, start, from }, Answer::Data(pieces)) => {
                 let seen = seen(fragment, start, pieces);
                 let history = &self.histories[&fragment];
                 assert!(
@@ -438,10 +359,7 @@ impl Run {
             }
             Asked::Read { fragment, .. } if unread => {
                 let text = error.full().to_string();
-                assert!(
-                    given_up || text.contains(&format!("fragment {fragment}")),
-                    "{text}"
-                );
+                assert!(given_up || text.contains(&format!("fragment {fragment}")), "{text}");
                 self.counts.unread += 1;
             }
             _ => panic!("{}", error.full()),
@@ -484,13 +402,7 @@ impl Run {
         let fragment = self.fragment();
         let (version, id) = (self.version(), self.next_command);
         let data = self.data(fragment, 0, 1, id);
-        self.command(Command::Write {
-            fragment,
-            vid: VIDS[0],
-            version,
-            start: 0,
-            data,
-        });
+        self.command(Command::Write { fragment, vid: VIDS[0], version, start: 0, data });
     }
 
     /// The whole of a fragment.
@@ -513,12 +425,7 @@ impl Run {
         for fragment in fragments {
             for vid in VIDS {
                 let version = self.version();
-                self.command(Command::DeleteVid {
-                    fragment,
-                    vid,
-                    version,
-                    forget: true,
-                });
+                self.command(Command::DeleteVid { fragment, vid, version, forget: true });
             }
         }
     }
@@ -614,11 +521,7 @@ impl Run {
                 self.now += 100;
                 self.feed(Input::Tick(self.now));
             }
-            assert!(
-                left > 0,
-                "the store does not come to rest: {} unanswered",
-                self.asked.len()
-            );
+            assert!(left > 0, "the store does not come to rest: {} unanswered", self.asked.len());
         }
         if self.failure().is_some() {
             return;
@@ -659,13 +562,9 @@ impl Run {
                 views.push((path, seen(fragment, 0, &pieces)));
             }
             let history = self.histories.get_mut(&fragment).expect("known");
-            let prefix = (history.acked()..=history.submitted())
-                .rev()
-                .find(|prefix| {
-                    views
-                        .iter()
-                        .all(|(path, seen)| history.shows(*prefix, path, 0, seen))
-                });
+            let prefix = (history.acked()..=history.submitted()).rev().find(|prefix| {
+                views.iter().all(|(path, seen)| history.shows(*prefix, path, 0, seen))
+            });
             let Some(prefix) = prefix else {
                 panic!(
                     "{fragment}: no prefix of its writes from the {} acknowledged on shows {views:?}",
@@ -684,12 +583,7 @@ impl Run {
         count: u32,
     ) -> Vec<sheepdog_storelog::Piece> {
         let id = CommandId(u64::MAX);
-        let command = Command::Read {
-            fragment,
-            path: path.into(),
-            start: 0,
-            count,
-        };
+        let command = Command::Read { fragment, path: path.into(), start: 0, count };
         let mut effects = Vec::new();
         let store = self.store.as_mut().expect("open");
         store.handle(Input::Command(id, command), &mut effects);
@@ -707,10 +601,7 @@ impl Run {
             if let Some(pieces) = read {
                 return pieces;
             }
-            let done = self
-                .disk
-                .complete_any(&mut self.rng)
-                .expect("a read goes on");
+            let done = self.disk.complete_any(&mut self.rng).expect("a read goes on");
             store.handle(Input::Completed(done), &mut effects);
         }
     }

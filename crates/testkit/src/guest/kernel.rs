@@ -57,10 +57,8 @@ impl Kernel {
             .find_map(|dir| children(&tree.join(dir)).ok()?.pop())
             .ok_or_else(|| lost("lib/modules"))?;
         let built_in = fs::read_to_string(modules.join("modules.builtin"))?;
-        let built_in: BTreeSet<String> = built_in
-            .lines()
-            .map(|line| module_name(Path::new(line)))
-            .collect();
+        let built_in: BTreeSet<String> =
+            built_in.lines().map(|line| module_name(Path::new(line))).collect();
         let mut files = Vec::new();
         collect_modules(&modules, &mut files)?;
 
@@ -142,10 +140,7 @@ fn decompressed(file: &Path) -> Result<Vec<u8>> {
     if output.status.success() {
         Ok(output.stdout)
     } else {
-        Err(Error::other(format!(
-            "{tool} cannot read {}",
-            file.display()
-        )))
+        Err(Error::other(format!("{tool} cannot read {}", file.display())))
     }
 }
 
@@ -173,9 +168,6 @@ mod tests {
         let module = b"\x7fELF\0license=GPL\0depends=virtio-ring,virtio\0name=x\0";
         assert_eq!(dependencies(module), ["virtio_ring", "virtio"]);
         assert!(dependencies(b"\0depends=\0").is_empty());
-        assert_eq!(
-            module_name(Path::new("kernel/a/virtio-blk.ko.xz")),
-            "virtio_blk"
-        );
+        assert_eq!(module_name(Path::new("kernel/a/virtio-blk.ko.xz")), "virtio_blk");
     }
 }

@@ -81,9 +81,7 @@ impl Machine {
                 .arg(format!("virtio-blk-pci,drive=disk{number},discard=on"));
         }
         let stderr = fs::File::create(&log).expect("create the log");
-        qemu.stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
         let mut qemu = Process::spawn_as_is("qemu", &mut qemu, &log);
         let stdout = qemu.child().stdout.take().expect("piped");
         let mut copy = fs::File::create(&console).expect("create the console log");
@@ -98,11 +96,7 @@ impl Machine {
                 }
             }
         });
-        Self {
-            qemu,
-            lines,
-            console,
-        }
+        Self { qemu, lines, console }
     }
 
     /// The next thing the guest reports, without the word GUEST; `None` once it is off.
@@ -148,11 +142,7 @@ impl Machine {
     #[must_use]
     pub fn said(&self) -> String {
         let console = fs::read(&self.console).unwrap_or_default();
-        format!(
-            "{}\nqemu: {}",
-            String::from_utf8_lossy(&console),
-            self.qemu.log()
-        )
+        format!("{}\nqemu: {}", String::from_utf8_lossy(&console), self.qemu.log())
     }
 }
 
@@ -167,13 +157,7 @@ fn first_files(kernel: &Kernel) -> Vec<u8> {
     let mut made = std::collections::BTreeSet::new();
     for library in libraries(&busybox) {
         let path = library.strip_prefix("/").unwrap_or(&library).to_owned();
-        for dir in path
-            .ancestors()
-            .skip(1)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-        {
+        for dir in path.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
             let dir = dir.to_string_lossy().into_owned();
             if !dir.is_empty() && made.insert(dir.clone()) {
                 archive.directory(&dir);

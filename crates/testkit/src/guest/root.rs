@@ -33,20 +33,11 @@ pub fn make(dir: &Path) -> PathBuf {
     let raw = dir.join("root.raw");
     let image = fs::File::create(&raw).expect("create the image");
     image.set_len(ROOT_BYTES).expect("size the image");
-    let _ = run(
-        command("mke2fs")
-            .args(["-q", "-F", "-t", "ext4", "-d"])
-            .arg(&tree)
-            .arg(&raw),
-        b"",
-    )
-    .ok();
+    let _ = run(command("mke2fs").args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tree).arg(&raw), b"")
+        .ok();
     let qcow2 = dir.join("root.qcow2");
     let _ = run(
-        command("qemu-img")
-            .args(["convert", "-f", "raw", "-O", "qcow2"])
-            .arg(&raw)
-            .arg(&qcow2),
+        command("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(&raw).arg(&qcow2),
         b"",
     )
     .ok();
@@ -61,10 +52,7 @@ fn add_program(tree: &Path, program: &str) {
     let place = if program == "busybox" { "bin" } else { "sbin" };
     copy(&file, &tree.join(place).join(program));
     for library in libraries(&file) {
-        copy(
-            &library,
-            &tree.join(library.strip_prefix("/").unwrap_or(&library)),
-        );
+        copy(&library, &tree.join(library.strip_prefix("/").unwrap_or(&library)));
     }
 }
 

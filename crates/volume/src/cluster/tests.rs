@@ -14,11 +14,7 @@ fn cluster() -> ClusterRecord {
 }
 
 fn epoch() -> EpochRecord {
-    let node = |host: &str, port, vnodes| EpochNode {
-        host: host.to_owned(),
-        port,
-        vnodes,
-    };
+    let node = |host: &str, port, vnodes| EpochNode { host: host.to_owned(), port, vnodes };
     EpochRecord {
         epoch: 2,
         began: 1_546_300_800_000_000_001,
@@ -77,10 +73,7 @@ fn each_switch_has_its_own_field() {
         let mut record = cluster();
         set(&mut record.options);
         assert_ne!(record.options, ClusterOptions::default());
-        assert_eq!(
-            ClusterRecord::decode(&record.encode()).expect("own"),
-            record
-        );
+        assert_eq!(ClusterRecord::decode(&record.encode()).expect("own"), record);
     }
 }
 
@@ -90,9 +83,7 @@ fn newer_and_damaged_records_are_told_apart() {
     let bad = |change: fn(&mut StoredCluster)| {
         let mut stored = stored();
         change(&mut stored);
-        ClusterRecord::decode(&stored.encode_to_vec())
-            .expect_err("changed")
-            .kind()
+        ClusterRecord::decode(&stored.encode_to_vec()).expect_err("changed").kind()
     };
     assert_eq!(bad(|s| s.format = 2), ErrorKind::VersionMismatch);
     for change in [
@@ -110,9 +101,7 @@ fn newer_and_damaged_records_are_told_apart() {
     let bad = |change: fn(&mut StoredEpoch)| {
         let mut stored = stored();
         change(&mut stored);
-        EpochRecord::decode(&stored.encode_to_vec())
-            .expect_err("changed")
-            .kind()
+        EpochRecord::decode(&stored.encode_to_vec()).expect_err("changed").kind()
     };
     assert_eq!(bad(|s| s.format = 9), ErrorKind::VersionMismatch);
     for change in [

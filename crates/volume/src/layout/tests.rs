@@ -52,32 +52,16 @@ fn masks(geometry: Geometry, objects: Objects, bytes: &BTreeSet<u64>) -> BTreeMa
 #[test]
 fn standard_edges() {
     let all = |offset, len| pieces(Geometry::STANDARD, offset, len).collect::<Vec<_>>();
-    let piece = |fragment, offset, len| Piece {
-        fragment,
-        offset,
-        len,
-    };
+    let piece = |fragment, offset, len| Piece { fragment, offset, len };
     assert_eq!(all(5, 0), []);
     assert_eq!(all(0, 4 << 20), [piece(0, 0, 4 << 20)]);
-    assert_eq!(
-        all((4 << 20) - 1, 2),
-        [piece(0, (4 << 20) - 1, 1), piece(1, 0, 1)]
-    );
-    assert_eq!(
-        all((16 << 50) - 1, 1),
-        [piece((1 << 32) - 1, (4 << 20) - 1, 1)]
-    );
+    assert_eq!(all((4 << 20) - 1, 2), [piece(0, (4 << 20) - 1, 1), piece(1, 0, 1)]);
+    assert_eq!(all((16 << 50) - 1, 1), [piece((1 << 32) - 1, (4 << 20) - 1, 1)]);
     assert_eq!(all(u64::MAX, 1), []);
-    assert_eq!(
-        all(u64::MAX - 1, u64::MAX),
-        [piece(u64::MAX >> 22, (4 << 20) - 2, 1)]
-    );
+    assert_eq!(all(u64::MAX - 1, u64::MAX), [piece(u64::MAX >> 22, (4 << 20) - 2, 1)]);
     let whole = pieces(Geometry::STANDARD, 0, 16 << 50);
     assert_eq!(whole.size_hint(), (1 << 32, Some(1 << 32)));
-    assert_eq!(
-        pieces(Geometry::STANDARD, 0, u64::MAX).size_hint().0,
-        1 << 42
-    );
+    assert_eq!(pieces(Geometry::STANDARD, 0, u64::MAX).size_hint().0, 1 << 42);
 }
 
 #[test]
@@ -96,15 +80,7 @@ fn objects_of_every_legal_size_fit_every_geometry() {
         assert_eq!(standard(shift), None, "{shift}");
     }
     let at = |shift| standard(shift).expect("fits");
-    assert_eq!(
-        (
-            at(20).parts(),
-            at(21).parts(),
-            at(22).parts(),
-            at(31).parts()
-        ),
-        (4, 2, 1, 1)
-    );
+    assert_eq!((at(20).parts(), at(21).parts(), at(22).parts(), at(31).parts()), (4, 2, 1, 1));
     assert_eq!(at(20).of_fragment(3), 12..16);
     assert_eq!(at(20).fragments_of(13), 3..4);
     assert_eq!(at(22).of_fragment(3), 3..4);
@@ -121,9 +97,7 @@ fn objects_of_every_legal_size_fit_every_geometry() {
 
 #[test]
 fn sums_stay_exact_at_the_largest_disk() {
-    let mut usage = Objects::new(Geometry::STANDARD, 20)
-        .expect("20")
-        .usage(16 << 50);
+    let mut usage = Objects::new(Geometry::STANDARD, 20).expect("20").usage(16 << 50);
     // Four billion fragments are too many to walk here: the last few, with parts beyond the end.
     for fragment in (1u64 << 32) - 3..(1 << 32) + 2 {
         usage.add(fragment, 0b0101, 0b1111);
@@ -141,9 +115,7 @@ fn sums_stay_exact_at_the_largest_disk() {
     };
     assert_eq!(all.finish(), (16 << 50, 0));
     // A disk that ends inside an object owns that object whole.
-    let mut odd = Objects::new(Geometry::STANDARD, 22)
-        .expect("22")
-        .usage((4 << 20) + 1);
+    let mut odd = Objects::new(Geometry::STANDARD, 22).expect("22").usage((4 << 20) + 1);
     for fragment in 0..9 {
         odd.add(fragment, 1, 1);
     }
@@ -151,9 +123,7 @@ fn sums_stay_exact_at_the_largest_disk() {
     let mut empty = Objects::new(Geometry::STANDARD, 22).expect("22").usage(0);
     empty.add(0, u64::MAX, u64::MAX);
     assert_eq!(empty.finish(), (0, 0));
-    let mut top = Objects::new(Geometry::STANDARD, 63)
-        .expect("63")
-        .usage(u64::MAX);
+    let mut top = Objects::new(Geometry::STANDARD, 63).expect("63").usage(u64::MAX);
     top.add(0, 1, 0);
     top.add(1 << 41, 1, 0);
     assert_eq!(top.finish().0, u64::MAX);

@@ -28,10 +28,7 @@ fn samples() -> Vec<(&'static str, VdiRecord)> {
         vid: Vid::new(0xff_ffff).expect("vid"),
         lineage: LineageId(u64::MAX),
         parent: Vid::new(1),
-        base: Some(Base {
-            lineage: LineageId(300),
-            vid: Vid::new(0x54_c278).expect("vid"),
-        }),
+        base: Some(Base { lineage: LineageId(300), vid: Vid::new(0x54_c278).expect("vid") }),
         size: 16 << 50,
         redundancy: Redundancy::erasure(4, 2).expect("4:2"),
         object_shift: 31,
@@ -48,11 +45,7 @@ fn samples() -> Vec<(&'static str, VdiRecord)> {
         state: State::Incomplete,
         ..working.clone()
     };
-    let hidden = VdiRecord {
-        state: State::Hidden,
-        snapshotted: Some(0),
-        ..working.clone()
-    };
+    let hidden = VdiRecord { state: State::Hidden, snapshotted: Some(0), ..working.clone() };
     vec![
         (
             "0801120474657374200128a5d6f003300150808080800458036816800180809cdfa88ce4ba15900101",
@@ -62,10 +55,7 @@ fn samples() -> Vec<(&'static str, VdiRecord)> {
             "0801120ae697a5e69cac20615c621a027631200728ffffff0730ffffffffffffffffff01380140ac0248f884d30250808080808080802058046002681f700178018001018801ffffffffffffffffff01900102",
             snapshot,
         ),
-        (
-            "0801120474657374200128a5d6f0033001581f6814800180809cdfa88ce4ba15900103",
-            incomplete,
-        ),
+        ("0801120474657374200128a5d6f0033001581f6814800180809cdfa88ce4ba15900103", incomplete),
         (
             "0801120474657374200128a5d6f003300150808080800458036816800180809cdfa88ce4ba15880100900104",
             hidden,
@@ -102,11 +92,7 @@ fn changed(change: impl FnOnce(&mut Stored)) -> Vec<u8> {
 #[test]
 fn newer_records_ask_for_an_upgrade() {
     // The format decides even where no other field can be read: field 2 is a number here.
-    for bytes in [
-        changed(|s| s.format = 2),
-        changed(|s| s.state = 5),
-        unhex("08021005"),
-    ] {
+    for bytes in [changed(|s| s.format = 2), changed(|s| s.state = 5), unhex("08021005")] {
         let error = VdiRecord::decode(&bytes).expect_err("newer");
         assert_eq!(error.kind(), ErrorKind::VersionMismatch);
         assert!(error.context().contains("upgrade"), "{error}");
@@ -130,10 +116,7 @@ fn damaged_records_are_refused() {
         ("base vid", changed(|s| s.base_vid = 0)),
         ("base lineage", changed(|s| s.base_lineage = 0)),
         ("size", changed(|s| s.size = (16 << 50) + 1)),
-        (
-            "copies",
-            changed(|s| (s.redundancy_data, s.redundancy_parity) = (0, 0)),
-        ),
+        ("copies", changed(|s| (s.redundancy_data, s.redundancy_parity) = (0, 0))),
         ("strips", changed(|s| s.redundancy_data = 5)),
         ("parity", changed(|s| s.redundancy_parity = 256)),
         ("shift", changed(|s| s.object_shift = 19)),

@@ -59,9 +59,7 @@ impl Table {
     /// # Errors
     /// As [`Table::create`].
     pub fn begin_import(&self, new: &NewVdi) -> Result<Decision> {
-        let unfinished = self
-            .of_name(&new.name)
-            .find(|r| r.state == State::Incomplete);
+        let unfinished = self.of_name(&new.name).find(|r| r.state == State::Incomplete);
         self.create_as(new, State::Incomplete, unfinished)
     }
 
@@ -78,10 +76,7 @@ impl Table {
                 format!("VDI {vid} is not being imported"),
             ));
         }
-        let record = VdiRecord {
-            state: State::Working,
-            ..row.value.clone()
-        };
+        let record = VdiRecord { state: State::Working, ..row.value.clone() };
         let mut txn = Txn::default();
         replace(&mut txn, row, &record);
         Ok(Decision { record, txn })
@@ -100,9 +95,8 @@ impl Table {
         if self.lookup(to, Selector::Working).is_ok() {
             return Err(ErrorKind::Exists.into());
         }
-        let (moving, staying): (Vec<_>, Vec<_>) = self
-            .of_name(from)
-            .partition(|r| r.lineage == working.lineage);
+        let (moving, staying): (Vec<_>, Vec<_>) =
+            self.of_name(from).partition(|r| r.lineage == working.lineage);
         let there = self.highest_snap_id(to);
         if moving.len() > 1 && there.is_some() {
             return Err(Error::new(ErrorKind::Exists, "both names have snapshots"));
@@ -110,10 +104,7 @@ impl Table {
         if moving.len() > RENAME_MAX {
             return Err(Error::new(
                 ErrorKind::Unsupported,
-                format!(
-                    "a VDI with more than {} snapshots cannot be renamed",
-                    RENAME_MAX - 1
-                ),
+                format!("a VDI with more than {} snapshots cannot be renamed", RENAME_MAX - 1),
             ));
         }
         let mut txn = Txn::default();
@@ -131,10 +122,7 @@ impl Table {
         }
         self.set_name(&mut txn, from, None, !staying.is_empty());
         self.set_name(&mut txn, to, Some(renamed.vid), true);
-        Ok(Decision {
-            record: renamed,
-            txn,
-        })
+        Ok(Decision { record: renamed, txn })
     }
 
     /// Makes a working VDI larger; the new bytes are holes.
@@ -151,10 +139,7 @@ impl Table {
             State::Snapshot | State::Hidden => return Err(ErrorKind::ReadOnly.into()),
         }
         if size < old.size {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                "Shrinking VDIs is not implemented",
-            ));
+            return Err(Error::new(ErrorKind::Invalid, "Shrinking VDIs is not implemented"));
         }
         let max = size::max_bytes(old.object_shift, old.hyper);
         if size > max {
@@ -163,10 +148,7 @@ impl Table {
                 format!("New VDI size is too large. This volume's max size is {max}"),
             ));
         }
-        let record = VdiRecord {
-            size,
-            ..old.clone()
-        };
+        let record = VdiRecord { size, ..old.clone() };
         let mut txn = Txn::default();
         replace(&mut txn, row, &record);
         Ok(Decision { record, txn })
@@ -182,10 +164,8 @@ impl Table {
         let mut txn = Txn::default();
         let record = hide_row(&mut txn, row);
         let others = self.of_name(&record.name).any(|r| r.vid != vid);
-        let working = self
-            .of_name(&record.name)
-            .find(|r| r.holds_name() && r.vid != vid)
-            .map(|r| r.vid);
+        let working =
+            self.of_name(&record.name).find(|r| r.holds_name() && r.vid != vid).map(|r| r.vid);
         self.set_name(&mut txn, &record.name, working, others);
         Ok(Decision { record, txn })
     }
@@ -199,10 +179,7 @@ impl Table {
     pub fn remove_swept(&self, vid: Vid) -> Result<Txn> {
         let row = self.records.get(&vid).ok_or(ErrorKind::NotFound)?;
         if row.value.is_visible() {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("VDI {vid} is not deleted"),
-            ));
+            return Err(Error::new(ErrorKind::Conflict, format!("VDI {vid} is not deleted")));
         }
         // No child is missing in this table: making one puts its parent anew, on the condition that
         // it is not hidden, and here it is hidden and as this table knows it.
@@ -237,10 +214,7 @@ impl Table {
         }
         let vid =
             vid::first_free(vid::home(&new.name), &self.records).ok_or(ErrorKind::TooManyVdis)?;
-        let snapshots = self
-            .of_name(&new.name)
-            .filter(|r| !r.holds_name())
-            .map(|r| r.snap_id);
+        let snapshots = self.of_name(&new.name).filter(|r| !r.holds_name()).map(|r| r.snap_id);
         let record = VdiRecord {
             name: new.name.clone(),
             tag: String::new(),
@@ -270,12 +244,8 @@ impl Table {
         let after = next
             .checked_add(1)
             .ok_or_else(|| Error::new(ErrorKind::Internal, "all lineage ids were given out"))?;
-        txn.compares.push(unchanged(
-            LINEAGE_KEY.to_owned(),
-            self.next_lineage.as_ref(),
-        ));
-        txn.changes
-            .push(Change::Put(LINEAGE_KEY.to_owned(), encode_counter(after)));
+        txn.compares.push(unchanged(LINEAGE_KEY.to_owned(), self.next_lineage.as_ref()));
+        txn.changes.push(Change::Put(LINEAGE_KEY.to_owned(), encode_counter(after)));
         Ok(LineageId(next))
     }
 
@@ -285,10 +255,7 @@ impl Table {
         let row = self.names.get(&key);
         txn.compares.push(unchanged(key.clone(), row));
         txn.changes.push(if remains {
-            let record = NameRecord {
-                name: name.to_owned(),
-                working,
-            };
+            let record = NameRecord { name: name.to_owned(), working };
             Change::Put(key, record.encode())
         } else {
             Change::Delete(key)
@@ -325,17 +292,13 @@ fn unchanged<T>(key: String, row: Option<&Row<T>>) -> Compare {
 /// Puts a changed record in place of the one the decision was made on.
 fn replace(txn: &mut Txn, old: &Row<VdiRecord>, record: &VdiRecord) {
     let key = id_key(record.vid);
-    txn.compares
-        .push(Compare::Unchanged(key.clone(), old.modified));
+    txn.compares.push(Compare::Unchanged(key.clone(), old.modified));
     txn.changes.push(Change::Put(key, record.encode()));
 }
 
 /// Hides a record; its name is the caller's to free.
 fn hide_row(txn: &mut Txn, row: &Row<VdiRecord>) -> VdiRecord {
-    let record = VdiRecord {
-        state: State::Hidden,
-        ..row.value.clone()
-    };
+    let record = VdiRecord { state: State::Hidden, ..row.value.clone() };
     replace(txn, row, &record);
     record
 }

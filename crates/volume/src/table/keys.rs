@@ -61,9 +61,10 @@ fn base64url(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().enumerate().fold(0u32, |bits, (i, byte)| {
-            bits | u32::from(*byte) << (16 - 8 * i)
-        });
+        let bits = chunk
+            .iter()
+            .enumerate()
+            .fold(0u32, |bits, (i, byte)| bits | u32::from(*byte) << (16 - 8 * i));
         for i in 0..=chunk.len() {
             text.push(char::from(DIGITS[(bits >> (18 - 6 * i)) as usize & 63]));
         }

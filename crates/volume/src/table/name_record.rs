@@ -36,21 +36,13 @@ impl NameRecord {
         if working.is_none() && stored.working != 0 {
             return Err(persist::damaged(what, &format!("vid {:x}", stored.working)));
         }
-        Ok(Self {
-            name: stored.name,
-            working,
-        })
+        Ok(Self { name: stored.name, working })
     }
 }
 
 /// The counter's value for this lineage id to be given out next.
 pub(super) fn encode_counter(next: u64) -> Bytes {
-    StoredCounter {
-        format: FORMAT,
-        next,
-    }
-    .encode_to_vec()
-    .into()
+    StoredCounter { format: FORMAT, next }.encode_to_vec().into()
 }
 
 /// The lineage id to give out next.
@@ -90,10 +82,7 @@ mod tests {
 
     #[test]
     fn old_bytes_keep_their_meaning() {
-        let record = |working| NameRecord {
-            name: "test".to_owned(),
-            working,
-        };
+        let record = |working| NameRecord { name: "test".to_owned(), working };
         for (bytes, record) in [
             ("080112047465737418a5d6f003", record(Vid::new(0x7c_2b25))),
             ("0801120474657374", record(None)),

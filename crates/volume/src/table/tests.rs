@@ -51,11 +51,7 @@ impl Kv {
         for change in &txn.changes {
             match change {
                 Change::Put(key, value) => {
-                    let entry = Entry {
-                        key: key.clone(),
-                        value: value.clone(),
-                        modified,
-                    };
+                    let entry = Entry { key: key.clone(), value: value.clone(), modified };
                     self.entries.insert(key.clone(), entry);
                 }
                 Change::Delete(key) => {
@@ -75,10 +71,7 @@ impl Kv {
     fn must(&mut self, decision: Result<Decision>) -> VdiRecord {
         let decision = decision.expect("allowed");
         assert!(matches!(self.commit(&decision.txn), Outcome::Committed(_)));
-        assert_eq!(
-            self.table().get(decision.record.vid),
-            Some(&decision.record)
-        );
+        assert_eq!(self.table().get(decision.record.vid), Some(&decision.record));
         decision.record
     }
 
@@ -113,22 +106,10 @@ fn snapshot(table: &Table, name: &str, tag: &str) -> Result<Decision> {
     let old = table.lookup(name, Selector::Working)?.clone();
     let vid = crate::vid::first_free(crate::vid::home(name), &table.records)
         .ok_or(ErrorKind::TooManyVdis)?;
-    let working = VdiRecord {
-        vid,
-        snap_id: old.snap_id + 1,
-        parent: Some(old.vid),
-        ..old.clone()
-    };
-    let frozen = VdiRecord {
-        tag: tag.to_owned(),
-        snapshotted: Some(7),
-        state: State::Snapshot,
-        ..old
-    };
-    let name_value = NameRecord {
-        name: name.to_owned(),
-        working: Some(vid),
-    };
+    let working = VdiRecord { vid, snap_id: old.snap_id + 1, parent: Some(old.vid), ..old.clone() };
+    let frozen =
+        VdiRecord { tag: tag.to_owned(), snapshotted: Some(7), state: State::Snapshot, ..old };
+    let name_value = NameRecord { name: name.to_owned(), working: Some(vid) };
     let modified = |key: &str| table.names[key].modified;
     Ok(Decision {
         txn: Txn {
@@ -156,10 +137,7 @@ fn creating_takes_the_name_the_slot_and_a_lineage() {
     let lineage = || "vdi/next-lineage".to_owned();
     let mut compares = decision.txn.compares.clone();
     compares.sort_by_key(|c| format!("{c:?}"));
-    assert_eq!(
-        compares,
-        [key(), name(), lineage()].map(Compare::Absent).to_vec()
-    );
+    assert_eq!(compares, [key(), name(), lineage()].map(Compare::Absent).to_vec());
     let name_value = Bytes::from_static(b"\x08\x01\x12\x04test\x18\xa5\xd6\xf0\x03");
     for change in [
         Change::Put(key(), decision.record.encode()),
@@ -204,10 +182,7 @@ fn bad_sizes_and_names_are_refused_before_anything_else() {
         let mut new = new("other");
         (new.size, new.object_shift, new.hyper) = (size, shift, hyper);
         let record = kv.table().create(&new).expect("legal").record;
-        assert_eq!(
-            (record.size, record.object_shift, record.hyper),
-            (size, shift, hyper)
-        );
+        assert_eq!((record.size, record.object_shift, record.hyper), (size, shift, hyper));
     }
 }
 
@@ -215,17 +190,11 @@ fn bad_sizes_and_names_are_refused_before_anything_else() {
 fn deleting_frees_the_name_at_once_and_the_vid_after_the_sweep() {
     let mut kv = Kv::default();
     let first = kv.create("test");
-    assert_eq!(
-        kind(kv.table().remove_swept(first.vid)),
-        ErrorKind::Conflict
-    );
+    assert_eq!(kind(kv.table().remove_swept(first.vid)), ErrorKind::Conflict);
     let hidden = kv.must(kv.table().hide(first.vid));
     assert_eq!(hidden.state, State::Hidden);
     let table = kv.table();
-    assert_eq!(
-        kind(table.lookup("test", Selector::Working)),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(table.lookup("test", Selector::Working)), ErrorKind::NotFound);
     assert_eq!(kind(table.hide(first.vid)), ErrorKind::NotFound);
     assert_eq!(kind(table.resize(first.vid, 2 << 30)), ErrorKind::NotFound);
     assert_eq!(table.visible().count(), 0);
@@ -238,10 +207,7 @@ fn deleting_frees_the_name_at_once_and_the_vid_after_the_sweep() {
     let txn = kv.table().remove_swept(first.vid).expect("hidden");
     assert!(matches!(kv.commit(&txn), Outcome::Committed(_)));
     assert_eq!(kv.commit(&txn), Outcome::Conflict);
-    assert_eq!(
-        kind(kv.table().remove_swept(first.vid)),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(kv.table().remove_swept(first.vid)), ErrorKind::NotFound);
     let _ = kv.must(kv.table().hide(second.vid));
     let third = kv.create("test");
     assert_eq!((third.vid, third.lineage), (first.vid, LineageId(3)));
@@ -253,48 +219,24 @@ fn imports_finish_once_or_are_replaced() {
     let first = kv.must(kv.table().begin_import(&new("img")));
     assert_eq!(first.state, State::Incomplete);
     let table = kv.table();
-    assert_eq!(
-        kind(table.open("img", Selector::Working)),
-        ErrorKind::Incomplete
-    );
-    assert_eq!(
-        table.lookup("img", Selector::Working).expect("listed"),
-        &first
-    );
+    assert_eq!(kind(table.open("img", Selector::Working)), ErrorKind::Incomplete);
+    assert_eq!(table.lookup("img", Selector::Working).expect("listed"), &first);
     assert_eq!(kind(table.create(&new("img"))), ErrorKind::Exists);
-    assert_eq!(
-        kind(table.resize(first.vid, 2 << 30)),
-        ErrorKind::Incomplete
-    );
+    assert_eq!(kind(table.resize(first.vid, 2 << 30)), ErrorKind::Incomplete);
 
     let late = table.finish_import(first.vid).expect("still running");
     let second = kv.must(kv.table().begin_import(&new("img")));
     assert_ne!((second.vid, second.lineage), (first.vid, first.lineage));
-    assert_eq!(
-        kv.table().get(first.vid).map(|r| r.state),
-        Some(State::Hidden)
-    );
+    assert_eq!(kv.table().get(first.vid).map(|r| r.state), Some(State::Hidden));
     // The first importer comes too late, by the table and by the transaction it has prepared.
-    assert_eq!(
-        kind(kv.table().finish_import(first.vid)),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(kv.table().finish_import(first.vid)), ErrorKind::NotFound);
     assert_eq!(kv.commit(&late.txn), Outcome::Conflict);
 
     let done = kv.must(kv.table().finish_import(second.vid));
     assert_eq!(done.state, State::Working);
-    assert_eq!(
-        kv.table().open("img", Selector::Working).expect("usable"),
-        &done
-    );
-    assert_eq!(
-        kind(kv.table().finish_import(second.vid)),
-        ErrorKind::Conflict
-    );
-    assert_eq!(
-        kind(kv.table().begin_import(&new("img"))),
-        ErrorKind::Exists
-    );
+    assert_eq!(kv.table().open("img", Selector::Working).expect("usable"), &done);
+    assert_eq!(kind(kv.table().finish_import(second.vid)), ErrorKind::Conflict);
+    assert_eq!(kind(kv.table().begin_import(&new("img"))), ErrorKind::Exists);
 }
 
 #[test]
@@ -315,14 +257,8 @@ fn resizing_only_grows_and_only_within_limits() {
     let mut hyper = new("hyper");
     hyper.hyper = true;
     let hyper = kv.must(kv.table().create(&hyper));
-    assert_eq!(
-        kv.must(kv.table().resize(hyper.vid, 16 << 50)).size,
-        16 << 50
-    );
-    assert_eq!(
-        kind(kv.table().resize(hyper.vid, u64::MAX)),
-        ErrorKind::Invalid
-    );
+    assert_eq!(kv.must(kv.table().resize(hyper.vid, 16 << 50)).size, 16 << 50);
+    assert_eq!(kind(kv.table().resize(hyper.vid, u64::MAX)), ErrorKind::Invalid);
 }
 
 #[test]
@@ -352,14 +288,8 @@ fn names_tags_and_ids_find_what_they_should() {
         assert_eq!(kind(table.lookup("plain", selector)), ErrorKind::NoTag);
         assert_eq!(kind(table.lookup("none", selector)), ErrorKind::NotFound);
     }
-    assert_eq!(
-        kind(table.lookup("none", Selector::Working)),
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        kind(table.lookup("", Selector::Working)),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(table.lookup("none", Selector::Working)), ErrorKind::NotFound);
+    assert_eq!(kind(table.lookup("", Selector::Working)), ErrorKind::NotFound);
     let frozen = table.lookup("vm", Selector::SnapId(1)).expect("snapshot");
     assert_eq!(kind(table.resize(frozen.vid, 2 << 30)), ErrorKind::ReadOnly);
     assert_eq!(table.of_name("vm").count(), 5);
@@ -368,17 +298,8 @@ fn names_tags_and_ids_find_what_they_should() {
     let working = table.lookup("vm", Selector::Working).expect("working").vid;
     let _ = kv.must(kv.table().hide(working));
     let table = kv.table();
-    assert_eq!(
-        kind(table.lookup("vm", Selector::Working)),
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        table
-            .lookup("vm", Selector::Tag("b"))
-            .expect("stays")
-            .snap_id,
-        4
-    );
+    assert_eq!(kind(table.lookup("vm", Selector::Working)), ErrorKind::NotFound);
+    assert_eq!(table.lookup("vm", Selector::Tag("b")).expect("stays").snap_id, 4);
     assert_eq!(kv.create("vm").snap_id, 5);
 }
 
@@ -410,32 +331,17 @@ fn renaming_takes_its_own_snapshots_along() {
     let renamed = kv.must(kv.table().rename("a", "b"));
     let table = kv.table();
     assert_eq!((renamed.name.as_str(), renamed.snap_id), ("b", 3));
-    assert_eq!(
-        table.lookup("b", Selector::Tag("mine")).expect("moved").vid,
-        second.vid
-    );
-    assert_eq!(
-        table.lookup("a", Selector::SnapId(1)).expect("stayed").vid,
-        old.vid
-    );
-    assert_eq!(
-        kind(table.lookup("a", Selector::Working)),
-        ErrorKind::NotFound
-    );
-    assert_eq!(
-        kind(table.lookup("a", Selector::Tag("mine"))),
-        ErrorKind::NoTag
-    );
+    assert_eq!(table.lookup("b", Selector::Tag("mine")).expect("moved").vid, second.vid);
+    assert_eq!(table.lookup("a", Selector::SnapId(1)).expect("stayed").vid, old.vid);
+    assert_eq!(kind(table.lookup("a", Selector::Working)), ErrorKind::NotFound);
+    assert_eq!(kind(table.lookup("a", Selector::Tag("mine"))), ErrorKind::NoTag);
 
     // Onto a name with snapshots: one without any gets a new id, one with some is refused.
     assert_eq!(kind(table.rename("b", "a")), ErrorKind::Exists);
     kv.create("c");
     assert_eq!(kv.must(kv.table().rename("c", "a")).snap_id, 2);
     let table = kv.table();
-    assert_eq!(
-        kind(table.lookup("c", Selector::Working)),
-        ErrorKind::NotFound
-    );
+    assert_eq!(kind(table.lookup("c", Selector::Working)), ErrorKind::NotFound);
     assert!(!table.names.contains_key("vdi/name/=c"));
     assert_eq!(kind(table.rename("a", "b")), ErrorKind::Exists);
     assert_eq!(kind(table.rename("a", "a")), ErrorKind::Exists);
@@ -454,10 +360,7 @@ fn a_rename_fits_one_transaction_or_is_refused() {
     let _ = kv.must(snapshot(&kv.table(), "b", "t"));
     let error = kv.table().rename("b", "a").expect_err("127 records");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert_eq!(
-        error.context(),
-        "a VDI with more than 125 snapshots cannot be renamed"
-    );
+    assert_eq!(error.context(), "a VDI with more than 125 snapshots cannot be renamed");
 }
 
 #[test]
@@ -465,16 +368,9 @@ fn a_base_stays_while_a_clone_names_it() {
     let mut kv = Kv::default();
     kv.create("a");
     let _ = kv.must(snapshot(&kv.table(), "a", "t"));
-    let frozen = kv
-        .table()
-        .lookup("a", Selector::Tag("t"))
-        .expect("t")
-        .clone();
+    let frozen = kv.table().lookup("a", Selector::Tag("t")).expect("t").clone();
     let mut clone = kv.table().create(&new("c")).expect("c");
-    clone.record.base = Some(Base {
-        lineage: frozen.lineage,
-        vid: frozen.vid,
-    });
+    clone.record.base = Some(Base { lineage: frozen.lineage, vid: frozen.vid });
     for change in &mut clone.txn.changes {
         if let Change::Put(key, value) = change
             && *key == id_key(clone.record.vid)
@@ -496,52 +392,23 @@ fn a_base_stays_while_a_clone_names_it() {
 fn of_two_deciders_with_one_table_one_wins() {
     let (a, b) = colliding_names();
     let (first_in_slot, second_in_slot) = (new(&a), new(&b));
-    let one_slot: (Decide<'_>, Decide<'_>) = (&|t| t.create(&first_in_slot), &|t| {
-        t.create(&second_in_slot)
-    });
+    let one_slot: (Decide<'_>, Decide<'_>) =
+        (&|t| t.create(&first_in_slot), &|t| t.create(&second_in_slot));
     let pairs: Vec<(&str, Decide<'_>, Decide<'_>)> = vec![
-        ("one name", &|t| t.create(&new("x")), &|t| {
-            t.create(&new("x"))
-        }),
-        ("one name", &|t| t.create(&new("x")), &|t| {
-            t.begin_import(&new("x"))
-        }),
+        ("one name", &|t| t.create(&new("x")), &|t| t.create(&new("x"))),
+        ("one name", &|t| t.create(&new("x")), &|t| t.begin_import(&new("x"))),
         ("one slot", one_slot.0, one_slot.1),
-        ("one lineage", &|t| t.create(&new("x")), &|t| {
-            t.create(&new("y"))
-        }),
-        ("new and renamed", &|t| t.create(&new("x")), &|t| {
-            t.rename("test", "x")
-        }),
-        ("twice renamed", &|t| t.rename("test", "x"), &|t| {
-            t.rename("test", "y")
-        }),
-        ("renamed to one", &|t| t.rename("test", "x"), &|t| {
-            t.rename("foo", "x")
-        }),
-        ("crossed", &|t| t.rename("test", "x"), &|t| {
-            t.hide(vid(0x7c_2b25))
-        }),
-        ("grown", &|t| t.resize(vid(0x7c_2b25), 2 << 30), &|t| {
-            t.resize(vid(0x7c_2b25), 3 << 30)
-        }),
-        (
-            "grown, gone",
-            &|t| t.resize(vid(0x7c_2b25), 2 << 30),
-            &|t| t.hide(vid(0x7c_2b25)),
-        ),
-        ("gone twice", &|t| t.hide(vid(0x7c_2b25)), &|t| {
-            t.hide(vid(0x7c_2b25))
-        }),
-        ("snapshot, gone", &|t| snapshot(t, "test", "t"), &|t| {
-            t.hide(vid(0x7c_2b25))
-        }),
-        ("snapshot, renamed", &|t| snapshot(t, "test", "t"), &|t| {
-            t.rename("test", "x")
-        }),
-        ("imports", &|t| t.begin_import(&new("img")), &|t| {
-            t.begin_import(&new("img"))
-        }),
+        ("one lineage", &|t| t.create(&new("x")), &|t| t.create(&new("y"))),
+        ("new and renamed", &|t| t.create(&new("x")), &|t| t.rename("test", "x")),
+        ("twice renamed", &|t| t.rename("test", "x"), &|t| t.rename("test", "y")),
+        ("renamed to one", &|t| t.rename("test", "x"), &|t| t.rename("foo", "x")),
+        ("crossed", &|t| t.rename("test", "x"), &|t| t.hide(vid(0x7c_2b25))),
+        ("grown", &|t| t.resize(vid(0x7c_2b25), 2 << 30), &|t| t.resize(vid(0x7c_2b25), 3 << 30)),
+        ("grown, gone", &|t| t.resize(vid(0x7c_2b25), 2 << 30), &|t| t.hide(vid(0x7c_2b25))),
+        ("gone twice", &|t| t.hide(vid(0x7c_2b25)), &|t| t.hide(vid(0x7c_2b25))),
+        ("snapshot, gone", &|t| snapshot(t, "test", "t"), &|t| t.hide(vid(0x7c_2b25))),
+        ("snapshot, renamed", &|t| snapshot(t, "test", "t"), &|t| t.rename("test", "x")),
+        ("imports", &|t| t.begin_import(&new("img")), &|t| t.begin_import(&new("img"))),
         (
             "finished, replaced",
             &|t| t.finish_import(t.lookup("img", Selector::Working)?.vid),
@@ -558,10 +425,7 @@ fn of_two_deciders_with_one_table_one_wins() {
             let (first, second) = if swap { (other, one) } else { (one, other) };
             let first = first(&table).expect(what);
             let second = second(&table).expect(what);
-            assert!(
-                matches!(kv.commit(&first.txn), Outcome::Committed(_)),
-                "{what}"
-            );
+            assert!(matches!(kv.commit(&first.txn), Outcome::Committed(_)), "{what}");
             assert_eq!(kv.commit(&second.txn), Outcome::Conflict, "{what}");
             kv.table();
         }
@@ -576,8 +440,7 @@ fn colliding_names() -> (String, String) {
     (0..)
         .map(|i| format!("n{i}"))
         .find_map(|name| {
-            seen.insert(crate::vid::home(&name), name.clone())
-                .map(|other| (other, name))
+            seen.insert(crate::vid::home(&name), name.clone()).map(|other| (other, name))
         })
         .expect("24 bits are few")
 }
@@ -625,11 +488,8 @@ fn unreadable_and_contradicting_entries_are_named() {
     let put = |key: &str, value: Vec<u8>| {
         let key = key.to_owned();
         move |entries: &mut BTreeMap<String, Entry>| {
-            let entry = Entry {
-                key: key.clone(),
-                value: value.clone().into(),
-                modified: Revision(9),
-            };
+            let entry =
+                Entry { key: key.clone(), value: value.clone().into(), modified: Revision(9) };
             entries.insert(key.clone(), entry);
         }
     };
@@ -639,57 +499,26 @@ fn unreadable_and_contradicting_entries_are_named() {
     refuse(damaged, LINEAGE_KEY, &put(LINEAGE_KEY, vec![8, 1]));
     refuse(ErrorKind::VersionMismatch, &id, &put(&id, vec![8, 2]));
     refuse(ErrorKind::VersionMismatch, &name, &put(&name, vec![8, 2]));
-    refuse(
-        ErrorKind::VersionMismatch,
-        LINEAGE_KEY,
-        &put(LINEAGE_KEY, vec![8, 2]),
-    );
-    refuse(
-        damaged,
-        "another VDI's",
-        &put("vdi/id/000001", vdi.encode().to_vec()),
-    );
+    refuse(ErrorKind::VersionMismatch, LINEAGE_KEY, &put(LINEAGE_KEY, vec![8, 2]));
+    refuse(damaged, "another VDI's", &put("vdi/id/000001", vdi.encode().to_vec()));
     let other_name = kv.entries[&name].value.to_vec();
-    refuse(
-        damaged,
-        "another name's",
-        &put("vdi/name/=x", other_name.clone()),
-    );
-    refuse(
-        damaged,
-        "another name's",
-        &put("vdi/name/~dGVzdA", other_name),
-    );
+    refuse(damaged, "another name's", &put("vdi/name/=x", other_name.clone()));
+    refuse(damaged, "another name's", &put("vdi/name/~dGVzdA", other_name));
 
     refuse(damaged, "names nothing", &|e| drop(e.remove(&id)));
     refuse(damaged, "has no key", &|e| drop(e.remove(&name)));
     refuse(damaged, "never given out", &|e| drop(e.remove(LINEAGE_KEY)));
-    let nobody = NameRecord {
-        name: "test".to_owned(),
-        working: None,
-    };
-    refuse(
-        damaged,
-        "does not name",
-        &put(&name, nobody.encode().to_vec()),
-    );
+    let nobody = NameRecord { name: "test".to_owned(), working: None };
+    refuse(damaged, "does not name", &put(&name, nobody.encode().to_vec()));
     let twin = |snap_id| {
         let mut twin = vdi.clone();
         (twin.vid, twin.snap_id) = (vid(1), snap_id);
         twin
     };
-    refuse(
-        damaged,
-        "working",
-        &put("vdi/id/000001", twin(2).encode().to_vec()),
-    );
+    refuse(damaged, "working", &put("vdi/id/000001", twin(2).encode().to_vec()));
     let mut same_id = twin(1);
     (same_id.state, same_id.snapshotted) = (State::Snapshot, Some(1));
-    refuse(
-        damaged,
-        "twice",
-        &put("vdi/id/000001", same_id.encode().to_vec()),
-    );
+    refuse(damaged, "twice", &put("vdi/id/000001", same_id.encode().to_vec()));
 
     // What a later version may add is no reason to refuse.
     let mut entries = kv.entries.clone();

@@ -23,10 +23,7 @@ async fn made(host: &Host) {
 async fn refused(host: &Host) -> sheepdog_types::Error {
     let error = host.look().await.expect_err("refused");
     let line = error.full();
-    assert!(
-        line.contains("registry.db") && !line.contains('\n'),
-        "{line}"
-    );
+    assert!(line.contains("registry.db") && !line.contains('\n'), "{line}");
     error
 }
 
@@ -52,18 +49,14 @@ fn other_files_are_refused_untouched() {
         let database = {
             let path = host.path().join("other.db");
             let conn = rusqlite::Connection::open(&path).expect("open");
-            conn.execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1")
-                .expect("make");
+            conn.execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1").expect("make");
             conn.close().expect("close");
             std::fs::read(path).expect("read")
         };
         for content in [&b""[..], b"hello", &[0; 8192], &[0xA5; 8192], &database] {
             std::fs::write(host.file(), content).expect("write");
             let kind = refused(&host).await.kind();
-            assert!(
-                matches!(kind, ErrorKind::Invalid | ErrorKind::Io),
-                "{kind:?}"
-            );
+            assert!(matches!(kind, ErrorKind::Invalid | ErrorKind::Io), "{kind:?}");
             assert_eq!(std::fs::read(host.file()).expect("read"), content);
         }
         std::fs::remove_file(host.file()).expect("remove");
@@ -109,10 +102,7 @@ fn paths_that_can_be_none_are_refused() {
             let error = LocalRegistry::open(options).await.expect_err(path);
             assert!(!error.full().contains('\n'), "{error}");
         }
-        let options = LocalOptions {
-            file: "/proc/registry.db".into(),
-            member: None,
-        };
+        let options = LocalOptions { file: "/proc/registry.db".into(), member: None };
         LocalRegistry::open(options).await.expect_err("proc");
     });
 }
@@ -122,10 +112,7 @@ fn paths_that_can_be_none_are_refused() {
 fn a_full_registry_refuses_and_recovers() {
     run(async {
         let host = Host::new();
-        let tuning = Tuning {
-            pages: 400,
-            ..Tuning::STANDARD
-        };
+        let tuning = Tuning { pages: 400, ..Tuning::STANDARD };
         let registry = host.look_with(tuning).await;
         let mut kept: Vec<String> = Vec::new();
         let full = loop {
@@ -138,21 +125,12 @@ fn a_full_registry_refuses_and_recovers() {
         assert_eq!(full.kind(), ErrorKind::NoSpace, "{full}");
         // 400 pages of 4 KiB hold 80 such values: history gave way to them.
         assert!((70..80).contains(&kept.len()), "{}", kept.len());
-        let there: Vec<String> = registry
-            .list("")
-            .await
-            .expect("list")
-            .entries
-            .into_iter()
-            .map(|e| e.key)
-            .collect();
+        let there: Vec<String> =
+            registry.list("").await.expect("list").entries.into_iter().map(|e| e.key).collect();
         assert_eq!(there, kept);
         // Several at once: none of them.
         let many = (0..5).map(|n| Change::Put(format!("m/{n}"), vec![1; 20_000].into()));
-        let txn = Txn {
-            compares: Vec::new(),
-            changes: many.collect(),
-        };
+        let txn = Txn { compares: Vec::new(), changes: many.collect() };
         let error = registry.commit(txn.clone()).await.expect_err("full");
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert_eq!(registry.list("m/").await.expect("list").entries, []);
@@ -164,10 +142,7 @@ fn a_full_registry_refuses_and_recovers() {
         commit(&registry, txn).await;
         registry.close().await.expect("close");
         let registry = host.look().await.expect("open");
-        assert_eq!(
-            registry.list("").await.expect("list").entries.len(),
-            kept.len() - 15
-        );
+        assert_eq!(registry.list("").await.expect("list").entries.len(), kept.len() - 15);
     });
 }
 
@@ -176,10 +151,7 @@ fn a_full_registry_refuses_and_recovers() {
 fn history_is_bounded() {
     run(async {
         let host = Host::new();
-        let tuning = Tuning {
-            history_bytes: 100_000,
-            ..Tuning::STANDARD
-        };
+        let tuning = Tuning { history_bytes: 100_000, ..Tuning::STANDARD };
         let registry = host.look_with(tuning).await;
         let mut behind = registry.watch("", Revision(0)).await.expect("watch");
         let mut quiet = registry.watch("quiet", Revision(0)).await.expect("watch");
@@ -225,10 +197,7 @@ fn a_removed_file_ends_everything() {
         // Found out even if nobody asks.
         let error = watch.next().await.expect_err("watch");
         assert_eq!(error.kind(), ErrorKind::Unreachable);
-        state
-            .wait_for(|s| *s == SessionState::Expired)
-            .await
-            .expect("expires");
+        state.wait_for(|s| *s == SessionState::Expired).await.expect("expires");
         let error = registry.commit(put("k", "x")).await.expect_err("commit");
         assert_eq!(error.kind(), ErrorKind::Unreachable);
         assert!(error.context().contains("removed"), "{error}");
@@ -294,10 +263,7 @@ fn a_closed_registry_answers_so() {
 fn without_inotify_nobody_is_deaf() {
     run(async {
         let host = Host::new();
-        let tuning = Tuning {
-            inotify: false,
-            ..Tuning::STANDARD
-        };
+        let tuning = Tuning { inotify: false, ..Tuning::STANDARD };
         let (one, two) = (host.look_with(tuning).await, host.look_with(tuning).await);
         let session = one.session(TTL).await.expect("session");
         session.commit(put("s", "1")).await.expect("commit");
@@ -310,25 +276,15 @@ fn without_inotify_nobody_is_deaf() {
         tokio::task::yield_now().await;
         let revision = commit(&one, put("k", "1")).await;
         // Its process is as good as dead: the lock is gone, and nobody said so.
-        for file in std::fs::read_dir(host.beside(".run/sessions"))
-            .expect("sessions")
-            .flatten()
-        {
+        for file in std::fs::read_dir(host.beside(".run/sessions")).expect("sessions").flatten() {
             std::fs::remove_file(file.path()).expect("remove");
         }
         let (put_seen, gone_seen) = waiting.await.expect("task");
-        let WatchEvent::Committed { revision: seen, .. } = put_seen else {
-            panic!("too old")
-        };
+        let WatchEvent::Committed { revision: seen, .. } = put_seen else { panic!("too old") };
         assert_eq!(seen, revision);
-        let WatchEvent::Committed { changes, .. } = gone_seen else {
-            panic!("too old")
-        };
+        let WatchEvent::Committed { changes, .. } = gone_seen else { panic!("too old") };
         assert_eq!(changes, [Change::Delete("s".to_owned())]);
         let mut state = session.state();
-        state
-            .wait_for(|s| *s == SessionState::Expired)
-            .await
-            .expect("expires");
+        state.wait_for(|s| *s == SessionState::Expired).await.expect("expires");
     });
 }

@@ -31,28 +31,14 @@ fn remove(host: &Host, store: &str) {
 
 async fn running(registry: &LocalRegistry) -> Vec<(String, bool)> {
     let name = |r: RecordedStore| {
-        let name = r
-            .store
-            .file_name()
-            .expect("a name")
-            .to_string_lossy()
-            .into_owned();
+        let name = r.store.file_name().expect("a name").to_string_lossy().into_owned();
         (name, r.running)
     };
-    registry
-        .members()
-        .await
-        .expect("members")
-        .into_iter()
-        .map(name)
-        .collect()
+    registry.members().await.expect("members").into_iter().map(name).collect()
 }
 
 fn states(expected: &[(&str, bool)]) -> Vec<(String, bool)> {
-    expected
-        .iter()
-        .map(|(name, running)| ((*name).to_owned(), *running))
-        .collect()
+    expected.iter().map(|(name, running)| ((*name).to_owned(), *running)).collect()
 }
 
 #[test]
@@ -92,10 +78,7 @@ fn a_formatted_cluster_is_joined_again_and_waited_for() {
         // A new store joins; `b` is waited for until it is forgotten.
         let c = host.empty("c").await.expect("c");
         assert_eq!((c.joined(), c.cluster()), (&Joined::NewMember, id));
-        assert_eq!(
-            running(&c).await,
-            states(&[("a", true), ("b", false), ("c", true)])
-        );
+        assert_eq!(running(&c).await, states(&[("a", true), ("b", false), ("c", true)]));
         assert!(c.forget(&host.path().join("b")).await.expect("forget"));
         assert!(!c.forget(&host.path().join("b")).await.expect("forget"));
         assert_eq!(running(&a).await, states(&[("a", true), ("c", true)]));
@@ -191,26 +174,17 @@ fn a_store_brings_its_registry_back() {
         commit(&b, put("k", "new")).await;
         let session = b.session(Duration::from_secs(1)).await.expect("session");
         let mut watch = b.watch("", Revision(0)).await.expect("watch");
-        assert!(matches!(
-            watch.next().await,
-            Ok(WatchEvent::Committed { .. })
-        ));
+        assert!(matches!(watch.next().await, Ok(WatchEvent::Committed { .. })));
         // The disk is back, while b runs.
         std::fs::rename(host.path().join("away"), host.path().join("a")).expect("rename");
         let a = host.filled("a", old).await.expect("a");
         assert_eq!((a.joined(), a.cluster()), (&Joined::BroughtBack, old));
         assert!(is_formatted(&a).await);
-        assert!(
-            host.beside(&format!(".{new}")).is_file(),
-            "nothing is deleted"
-        );
+        assert!(host.beside(&format!(".{new}")).is_file(), "nothing is deleted");
         assert!(!host.beside(&format!(".{old}")).exists());
         // b is told, in every way there is.
         let mut state = session.state();
-        state
-            .wait_for(|s| *s == SessionState::Expired)
-            .await
-            .expect("expires");
+        state.wait_for(|s| *s == SessionState::Expired).await.expect("expires");
         let errors = [
             b.get("k").await.expect_err("get"),
             b.commit(put("k", "x")).await.expect_err("commit"),
@@ -223,10 +197,7 @@ fn a_store_brings_its_registry_back() {
             assert!(error.context().contains("gave way"), "{error}");
         }
         // And may join as the empty store it is, whatever it remembers.
-        let again = Member {
-            cluster: Some(new),
-            ..member(host.store("b"))
-        };
+        let again = Member { cluster: Some(new), ..member(host.store("b")) };
         let b = host.open_as(Some(again)).await.expect("b");
         assert_eq!((b.joined(), b.cluster()), (&Joined::NewMember, old));
         assert_eq!(b.get("k").await.expect("get"), None);
@@ -248,10 +219,7 @@ fn a_formatted_registry_is_never_pushed_away() {
             assert_eq!(error.kind(), ErrorKind::Invalid);
             // The line says where its registry is.
             let line = error.full();
-            assert!(line.contains(&format!(
-                "local:{}",
-                host.beside(&format!(".{old}")).display()
-            )));
+            assert!(line.contains(&format!("local:{}", host.beside(&format!(".{old}")).display())));
             assert!(line.contains(&new.to_string()), "{line}");
         }
         assert!(is_formatted(&b).await, "b is not disturbed");
@@ -286,10 +254,7 @@ fn a_store_whose_registry_is_lost_is_refused() {
         refused("there is another").await;
         commit(&b, put("k", "b is not disturbed")).await;
         // Nor is a store with data of no cluster taken in.
-        let odd = Member {
-            empty: false,
-            ..member(host.path().join("a"))
-        };
+        let odd = Member { empty: false, ..member(host.path().join("a")) };
         assert!(host.open_as(Some(odd)).await.is_err());
     });
 }
@@ -316,12 +281,7 @@ fn an_unformatted_registry_waits_for_nobody_who_left() {
     run(async {
         let host = Host::new();
         for name in ["a", "b", "c"] {
-            host.empty(name)
-                .await
-                .expect("open")
-                .close()
-                .await
-                .expect("close");
+            host.empty(name).await.expect("open").close().await.expect("close");
         }
         remove(&host, "b");
         host.fill("c");
@@ -350,9 +310,7 @@ fn many_open_at_once() {
         assert!(open.iter().all(|r| r.cluster() == open[0].cluster()));
         assert_ne!(open[0].cluster(), old);
         assert_eq!(running(&open[3]).await.len(), 8);
-        let anew = open
-            .iter()
-            .filter(|r| matches!(r.joined(), Joined::CreatedAnew { .. }));
+        let anew = open.iter().filter(|r| matches!(r.joined(), Joined::CreatedAnew { .. }));
         assert_eq!(anew.count(), 1);
     });
 }
@@ -372,10 +330,7 @@ fn a_registry_in_use_or_damaged_is_not_brought_back() {
         let host = Host::new();
         let (old, b) = displaced(&host).await;
         let aside = host.beside(&format!(".{old}"));
-        let options = super::LocalOptions {
-            file: aside.clone(),
-            member: None,
-        };
+        let options = super::LocalOptions { file: aside.clone(), member: None };
         let direct = LocalRegistry::open(options).await.expect("open");
         let error = host.filled("a", old).await.expect_err("in use");
         assert_eq!(error.kind(), ErrorKind::Locked, "{error}");
@@ -401,30 +356,18 @@ fn nothing_is_ever_overwritten() {
         let aside = host.beside(&format!(".{old}"));
         std::fs::write(&aside, "precious").expect("write");
         let error = host.empty("a").await.expect_err("refused");
-        assert!(
-            error.full().contains(&aside.display().to_string()),
-            "{}",
-            error.full()
-        );
+        assert!(error.full().contains(&aside.display().to_string()), "{}", error.full());
         assert_eq!(std::fs::read(&aside).expect("read"), b"precious");
         std::fs::remove_file(&aside).expect("remove");
         host.empty("a").await.expect("a");
         // A log without its file is somebody's commits.
         let host = Host::new();
-        host.look()
-            .await
-            .expect("open")
-            .close()
-            .await
-            .expect("close");
+        host.look().await.expect("open").close().await.expect("close");
         std::fs::remove_file(host.file()).expect("remove");
         std::fs::write(host.beside("-wal"), "precious").expect("write");
         let error = host.empty("a").await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
-        assert_eq!(
-            std::fs::read(host.beside("-wal")).expect("read"),
-            b"precious"
-        );
+        assert_eq!(std::fs::read(host.beside("-wal")).expect("read"), b"precious");
         assert!(!host.file().exists());
     });
 }

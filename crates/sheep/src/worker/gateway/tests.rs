@@ -23,12 +23,7 @@ impl Rng {
 
 fn open(dir: &Path, engine: EngineChoice, interval: u64, fresh: bool) -> (StoreLock, Rc<Gateway>) {
     let store = StoreLock::take(dir).expect("lock");
-    let files = if fresh {
-        store.prepare(4 << 20)
-    } else {
-        store.open()
-    }
-    .expect("files");
+    let files = if fresh { store.prepare(4 << 20) } else { store.open() }.expect("files");
     let (disk, _) = Disk::open(DiskConfig {
         dir: dir.to_owned(),
         files,
@@ -37,11 +32,7 @@ fn open(dir: &Path, engine: EngineChoice, interval: u64, fresh: bool) -> (StoreL
         cluster: [4; 16],
         fresh,
         log_id: 77,
-        limits: Limits {
-            cache_bytes: 20_000,
-            logged_bytes: 1 << 20,
-            ..Limits::STANDARD
-        },
+        limits: Limits { cache_bytes: 20_000, logged_bytes: 1 << 20, ..Limits::STANDARD },
     })
     .expect("opens");
     let gateway = Gateway::new(disk, Primary::new(Interval(interval)));
@@ -62,10 +53,8 @@ fn vdi(gateway: &Rc<Gateway>) -> Vdi {
 }
 
 fn run(future: impl AsyncFnOnce()) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     tokio::task::LocalSet::new().block_on(&runtime, future());
 }
 
@@ -102,9 +91,7 @@ async fn one_step(vdi: &Vdi, model: &mut [u8], rng: &mut Rng) {
     match rng.below(10) {
         0..4 => {
             let fill = rng.below(256) as u8;
-            let data: Vec<u8> = (0..len)
-                .map(|i| fill.wrapping_add((i / 512) as u8))
-                .collect();
+            let data: Vec<u8> = (0..len).map(|i| fill.wrapping_add((i / 512) as u8)).collect();
             model[from..to].copy_from_slice(&data);
             vdi.write(offset, Bytes::from(data)).await.expect("written");
         }
@@ -120,10 +107,7 @@ async fn one_step(vdi: &Vdi, model: &mut [u8], rng: &mut Rng) {
             for extent in map {
                 let end = at + extent.len as usize;
                 if extent.kind != MapKind::Data {
-                    assert!(
-                        model[at..end].iter().all(|b| *b == 0),
-                        "{at}..{end} is not zero"
-                    );
+                    assert!(model[at..end].iter().all(|b| *b == 0), "{at}..{end} is not zero");
                 }
                 at = end;
             }
@@ -146,19 +130,12 @@ fn against_a_vector(engine: EngineChoice) {
             let driver = tokio::task::spawn_local(gateway.disk().clone().run());
             let vdi = vdi(&gateway);
             let read = vdi.read(0, SIZE as u32).await.expect("read");
-            assert!(
-                flat(&read) == model,
-                "after opening for the {interval}. time"
-            );
+            assert!(flat(&read) == model, "after opening for the {interval}. time");
             for _ in 0..150 {
                 one_step(&vdi, &mut model, &mut rng).await;
             }
             if interval == 2 {
-                gateway
-                    .disk()
-                    .command(Command::Checkpoint)
-                    .await
-                    .expect("checkpoint");
+                gateway.disk().command(Command::Checkpoint).await.expect("checkpoint");
             }
             driver.abort();
         });
@@ -202,9 +179,7 @@ fn a_sweep_gives_everything_back() {
         let driver = tokio::task::spawn_local(gateway.disk().clone().run());
         let vdi = vdi(&gateway);
         let empty = gateway.disk().usage().used;
-        vdi.write(1 << 20, Bytes::from(vec![7; 9 << 20]))
-            .await
-            .expect("written");
+        vdi.write(1 << 20, Bytes::from(vec![7; 9 << 20])).await.expect("written");
         assert!(gateway.disk().usage().used >= empty + (9 << 20));
         let seen = RefCell::new(Vec::new());
         let (lineage, vid) = (LineageId(9), Vid::new(5).expect("in range"));
@@ -218,11 +193,7 @@ fn a_sweep_gives_everything_back() {
         assert_eq!(gateway.disk().fragments(lineage), []);
         // Twice: the second checkpoint gives back the pages of the first.
         for _ in 0..2 {
-            gateway
-                .disk()
-                .command(Command::Checkpoint)
-                .await
-                .expect("checkpoint");
+            gateway.disk().command(Command::Checkpoint).await.expect("checkpoint");
         }
         let used = gateway.disk().usage().used;
         assert!(used <= empty + (512 << 10), "{used} bytes are still held");

@@ -15,35 +15,18 @@ fn slot(what: DiskOp, method: DurableMethod, areas: &Areas) -> Slot {
 }
 
 fn write(data: Vec<Bytes>, durable: bool) -> DiskOp {
-    DiskOp::Write {
-        area: Area::Data,
-        offset: 1000,
-        data,
-        durable,
-    }
+    DiskOp::Write { area: Area::Data, offset: 1000, data, durable }
 }
 
 /// The bytes a write call would write.
 fn written(call: &Call) -> (u64, Vec<u8>, bool) {
     match call {
-        Call::Write {
-            offset,
-            buf,
-            len,
-            dsync,
-            ..
-        } => {
+        Call::Write { offset, buf, len, dsync, .. } => {
             // SAFETY: the call points into buffers that the caller's slot holds.
             let bytes = unsafe { std::slice::from_raw_parts(*buf, *len as usize) };
             (*offset, bytes.to_vec(), *dsync)
         }
-        Call::Writev {
-            offset,
-            segments,
-            count,
-            dsync,
-            ..
-        } => {
+        Call::Writev { offset, segments, count, dsync, .. } => {
             assert!((2..=1024).contains(count));
             // SAFETY: as above, for the array of segments and for what each of them names.
             let bytes = unsafe {
@@ -97,10 +80,7 @@ fn segments_beyond_one_call_follow_in_the_next() {
     let mut slot = slot(write(pieces, false), Dsync, &areas);
     assert_eq!(written(&slot.call()), (1000, whole[..3072].to_vec(), false));
     again(&slot.landed(3072, &areas));
-    assert_eq!(
-        written(&slot.call()),
-        (4072, whole[3072..6144].to_vec(), false)
-    );
+    assert_eq!(written(&slot.call()), (4072, whole[3072..6144].to_vec(), false));
     again(&slot.landed(3072, &areas));
     assert_eq!(written(&slot.call()), (7144, whole[6144..].to_vec(), false));
     assert!(done(slot.landed(7500 - 6144, &areas)).is_ok());
@@ -109,11 +89,7 @@ fn segments_beyond_one_call_follow_in_the_next() {
 #[test]
 fn a_write_with_flush_syncs_behind_the_last_byte_only() {
     let areas = areas(0);
-    let mut slot = slot(
-        write(vec![Bytes::from_static(b"abcd")], true),
-        Flush,
-        &areas,
-    );
+    let mut slot = slot(write(vec![Bytes::from_static(b"abcd")], true), Flush, &areas);
     assert_eq!(written(&slot.call()), (1000, b"abcd".to_vec(), false));
     again(&slot.landed(3, &areas));
     assert_eq!(written(&slot.call()), (1003, b"d".to_vec(), false));
@@ -160,20 +136,10 @@ fn a_write_of_nothing_is_an_error() {
 #[test]
 fn a_short_read_is_continued_up_to_the_end_of_the_file() {
     let areas = areas(5000);
-    let mut slot = slot(
-        DiskOp::Read {
-            area: Area::Data,
-            offset: 0,
-            len: 8192,
-        },
-        Dsync,
-        &areas,
-    );
+    let mut slot = slot(DiskOp::Read { area: Area::Data, offset: 0, len: 8192 }, Dsync, &areas);
     // What the kernel would do with the buffer: more than it counts.
     let fill = |call: Call, at: u64, count: usize| match call {
-        Call::Read {
-            offset, buf, len, ..
-        } => {
+        Call::Read { offset, buf, len, .. } => {
             assert_eq!((offset, u64::from(len)), (at, 8192 - at));
             // SAFETY: the slot's buffer has `len` bytes there.
             unsafe { std::ptr::write_bytes(buf, 7, (count + 100).min(len as usize)) };
@@ -217,10 +183,7 @@ fn where_holes_cannot_be_punched_zeros_are_written_up_to_the_end() {
 #[test]
 fn where_space_cannot_be_reserved_nothing_is_done() {
     let areas = areas(0);
-    let allocate = DiskOp::Allocate {
-        offset: 0,
-        len: 4096,
-    };
+    let allocate = DiskOp::Allocate { offset: 0, len: 4096 };
     let mut unable = slot(allocate.clone(), Dsync, &areas);
     assert!(done(unable.landed(-libc::EOPNOTSUPP, &areas)).is_ok());
     let mut full = slot(allocate, Dsync, &areas);
@@ -231,10 +194,7 @@ fn where_space_cannot_be_reserved_nothing_is_done() {
 
 #[test]
 fn an_extension_that_failed_says_so() {
-    let areas = Areas::new(
-        File::open("/dev/null").unwrap(),
-        File::open("/dev/null").unwrap(),
-    );
+    let areas = Areas::new(File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap());
     let failed = Err(io::Error::from_raw_os_error(libc::EFBIG));
     let what = DiskOp::Extend { len: 1 };
     let areas = areas.unwrap();

@@ -95,11 +95,7 @@ impl Model {
                     self.vdis[holder].state = State::Hidden;
                 }
                 self.lineages += 1;
-                let state = if import {
-                    State::Incomplete
-                } else {
-                    State::Working
-                };
+                let state = if import { State::Incomplete } else { State::Working };
                 let vid = slot.unwrap_or(free);
                 assert!(self.vdis.iter().all(|v| v.vid != vid), "slot taken twice");
                 self.vdis.push(Vdi {
@@ -174,12 +170,7 @@ impl Model {
                 let vid = slot.unwrap_or_else(|| self.free_vid(name));
                 let old = self.vdis[at].clone();
                 self.vdis[at].state = State::Snapshot;
-                self.vdis.push(Vdi {
-                    vid,
-                    snap_id: old.snap_id + 1,
-                    parent: Some(old.vid),
-                    ..old
-                });
+                self.vdis.push(Vdi { vid, snap_id: old.snap_id + 1, parent: Some(old.vid), ..old });
             }
         }
         Ok(())
@@ -202,10 +193,8 @@ impl Model {
                 match (found, want) {
                     (Ok(found), Some(want)) => assert_eq!(found.vid, want.vid),
                     (Err(e), None) => {
-                        let any = self
-                            .vdis
-                            .iter()
-                            .any(|v| v.name == *name && v.state != State::Hidden);
+                        let any =
+                            self.vdis.iter().any(|v| v.name == *name && v.state != State::Hidden);
                         let kind = [ErrorKind::NotFound, ErrorKind::NoTag][usize::from(any)];
                         assert_eq!(e.kind(), kind);
                     }
@@ -273,10 +262,7 @@ fn any_news() -> impl Strategy<Value = News> {
 /// What a decider's table makes of an operation.
 fn decide(table: &Table, op: &Op, target: Vid) -> Result<(Txn, Option<VdiRecord>)> {
     let names = names();
-    let new = |name: usize, size| NewVdi {
-        size,
-        ..new(&names[name])
-    };
+    let new = |name: usize, size| NewVdi { size, ..new(&names[name]) };
     let decision = match *op {
         Op::Create(name, size) => table.create(&new(name, size)),
         Op::BeginImport(name, size) => table.begin_import(&new(name, size)),

@@ -1,0 +1,177 @@
+//! The pages of a checkpoint: those of fragments, then entry pages, allocation pages and the root,
+//! all to fresh places.
+
+use super::{Checkpoint, CheckpointOp};
+use crate::command::Effect;
+use crate::format::fragment_page;
+use crate::format::index::{PageRun, Root, UNITS_PER_PAGE, encode_entries, encode_space};
+use crate::io::{Area, DiskOp};
+use crate::store::Store;
+use crate::write::PendingWrite;
+use sheepdog_types::{BLOCK_SIZE, FragmentId, PageBuf};
+use std::collections::BTreeSet;
+
+impl Store {
+    pub(super) fn write_page(&mut self, id: FragmentId, out: &mut Vec<Effect>) {
+        let geometry = self.geometry();
+        // Batches are applied whole, so this is where the fragment stands.
+        let batch = self.log.durable;
+        let Some(head) = self.index.get(id).map(|entry| entry.head) else {
+            return;
+        };
+        let Some(loaded) = self.index.loaded(id) else {
+            return;
+        };
+        let bytes = fragment_page::encode(id, head, batch, &loaded.fragment, geometry);
+        let Some(run) = self.space.claim_pages(bytes.len().div_ceil(BLOCK_SIZE) as u32) else {
+            if let Some(checkpoint) = &mut self.checkpoint {
+                checkpoint.no_space = true;
+            }
+            return;
+        };
+        // From here on every change makes it dirty again.
+        self.index.mark_clean(id);
+        self.write_run(CheckpointOp::Page { fragment: id, run }, run, &bytes, out);
+    }
+
+    pub(super) fn write_run(
+        &mut self,
+        what: CheckpointOp,
+        run: PageRun,
+        bytes: &[u8],
+        out: &mut Vec<Effect>,
+    ) {
+        let op = DiskOp::Write {
+            area: Area::Data,
+            offset: run.offset(),
+            data: vec![PageBuf::copy_of(bytes).freeze()],
+            durable: false,
+        };
+        self.checkpoint_op(what, op, out);
+    }
+
+    pub(super) fn page_written(&mut self, id: FragmentId, run: PageRun) {
+        let replaced = match self.index.set_page(id, run) {
+            Some(old) => old,
+            // The fragment was forgotten meanwhile; nothing will ever read this page.
+            None => run,
+        };
+        if replaced.count > 0
+            && let Some(checkpoint) = &mut self.checkpoint
+        {
+            checkpoint.replaced.push(replaced);
+        }
+    }
+
+    /// Entry pages, allocation pages and root, all decided in this one instant.
+    pub(super) fn write_index(&mut self, out: &mut Vec<Effect>) {
+        let Some(mut checkpoint) = self.checkpoint.take() else {
+            return;
+        };
+        // Pages of fragments forgotten since it began are not named by this index either.
+        checkpoint.replaced.append(&mut self.replaced_pages);
+        let claimed = self.claim_index_pages(&mut checkpoint);
+        let planned = if claimed { self.lay_out_index(&mut checkpoint) } else { Vec::new() };
+        checkpoint.no_space |= !claimed;
+        self.checkpoint = Some(checkpoint);
+        for (run, bytes) in planned {
+            self.write_run(CheckpointOp::IndexPage, run, &bytes, out);
+        }
+    }
+
+    /// Claims all pages the new index needs. Claiming changes allocation pages, and so does the
+    /// emptying of units by the pages replaced, so it goes on until none is left without a page.
+    pub(super) fn claim_index_pages(&mut self, checkpoint: &mut Checkpoint) -> bool {
+        let mut dirty = self.index.take_dirty_entry_pages();
+        while let Some(page) = dirty.first().copied() {
+            let Some(run) = self.space.claim_pages(1) else {
+                self.index.mark_entry_pages_dirty(dirty);
+                return false;
+            };
+            dirty.remove(&page);
+            checkpoint.entry_pages.push((page, run));
+            checkpoint.replaced.extend(installed_page(&self.entry_pages, page));
+        }
+        if self.root.count > 0 {
+            checkpoint.replaced.push(self.root);
+        }
+        // Generous: the bitmap may grow by a page, and each page replaced may empty its units.
+        let per_unit = self.geometry().blocks_per_chunk() as usize;
+        let emptied: usize =
+            checkpoint.replaced.iter().map(|run| usize::from(run.count).div_ceil(per_unit)).sum();
+        let bytes = Root::encoded_bytes(
+            self.index.entry_pages(),
+            self.space.allocation_pages() + 1,
+            self.space.recycled_units()
+                + self.writes.values().flat_map(PendingWrite::units).count()
+                + emptied
+                + 64,
+        );
+        match self.space.claim_pages(bytes.div_ceil(BLOCK_SIZE) as u32) {
+            Some(run) => checkpoint.root = run,
+            None => return false,
+        }
+        let mut known = BTreeSet::new();
+        loop {
+            let emptied = self.space.units_emptied_by(&checkpoint.replaced);
+            self.space.mark_dirty(emptied.into_iter().map(|unit| unit / UNITS_PER_PAGE));
+            let next = self.space.dirty_pages().iter().find(|page| !known.contains(*page)).copied();
+            let Some(page) = next else { break };
+            known.insert(page);
+            match self.space.claim_pages(1) {
+                Some(run) => checkpoint.space_pages.push((page, run)),
+                None => return false,
+            }
+            checkpoint.replaced.extend(installed_page(&self.space_pages, page));
+        }
+        self.space.take_dirty_pages();
+        true
+    }
+
+    pub(super) fn lay_out_index(&mut self, checkpoint: &mut Checkpoint) -> Vec<(PageRun, Vec<u8>)> {
+        let mut entry_pages = self.entry_pages.clone();
+        entry_pages.resize(self.index.entry_pages(), 0);
+        let mut space_pages = self.space_pages.clone();
+        space_pages.resize(self.space.allocation_pages(), 0);
+        let mut written = Vec::new();
+        for (page, run) in &checkpoint.entry_pages {
+            entry_pages[*page as usize] = run.page;
+            written.push((*run, encode_entries(&self.index.slots_of_page(*page))));
+        }
+        for (page, run) in &checkpoint.space_pages {
+            space_pages[*page as usize] = run.page;
+        }
+        // On disk, recycled units and those emptied of pages are free already. Units of writes that
+        // are not durable yet are free still: if they become durable, replay claims them.
+        let mut also_free: BTreeSet<u32> = self.space.recycled().collect();
+        also_free.extend(self.writes.values().flat_map(PendingWrite::units));
+        also_free.extend(checkpoint.held.iter().chain(&self.held_units));
+        let mut unpunched: Vec<u32> = also_free.iter().copied().collect();
+        for unit in self.space.units_emptied_by(&checkpoint.replaced) {
+            if also_free.insert(unit) {
+                unpunched.push(unit);
+            }
+        }
+        for (page, run) in &checkpoint.space_pages {
+            let words = self.space.page_words(*page, &also_free);
+            written.push((*run, encode_space(page * UNITS_PER_PAGE, &words)));
+        }
+        unpunched.truncate(
+            (checkpoint.root.bytes()
+                - Root::encoded_bytes(entry_pages.len(), space_pages.len(), 0))
+                / 4,
+        );
+        let root = Root { serial: self.serial + 1, entry_pages, space_pages, unpunched };
+        let bytes = root.encode();
+        // All that was claimed, used or not: opening must find the same pages in use.
+        checkpoint.root_bytes = checkpoint.root.bytes() as u64;
+        written.push((checkpoint.root, bytes));
+        written
+    }
+}
+
+/// The page of the installed index that a new one replaces.
+fn installed_page(pages: &[u64], number: u32) -> Option<PageRun> {
+    let page = pages.get(number as usize).copied().filter(|page| *page != 0)?;
+    Some(PageRun { page, count: 1 })
+}

@@ -1,0 +1,98 @@
+//! The last step of opening: a running store from the index on disk and the records of the log.
+
+use super::{OpenReport, Opening, Replayed};
+use crate::format::index::PageRun;
+use crate::store::{Log, Stats, Store};
+use crate::tickets::Tickets;
+use sheepdog_types::{Error, ErrorKind, FragmentId, Result};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+impl Opening {
+    pub(super) fn replay(&mut self) -> Result<(Box<Store>, OpenReport)> {
+        let superblock = self.superblock()?.clone();
+        let Some(space) = self.space.take() else {
+            return Err(Error::new(ErrorKind::Internal, "no space map yet"));
+        };
+        let mut store = Box::new(Store {
+            limits: self.limits,
+            index: std::mem::take(&mut self.index),
+            space,
+            log: Log {
+                next: self.scan,
+                head: self.slot.replay,
+                next_head: None,
+                durable: self.scan.seq - 1,
+                queue: VecDeque::new(),
+                in_flight: None,
+            },
+            active: BTreeMap::new(),
+            writes: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            tickets: Tickets::default(),
+            checkpoint: None,
+            checkpoint_wanted: Vec::new(),
+            serial: self.slot.serial,
+            entry_pages: std::mem::take(&mut self.root.entry_pages),
+            space_pages: std::mem::take(&mut self.root.space_pages),
+            root: if self.slot.root_bytes > 0 { self.root_run() } else { PageRun::default() },
+            replaced_pages: Vec::new(),
+            held_units: Vec::new(),
+            logged_blocks: 0,
+            logged_bytes: 0,
+            pending_bytes: 0,
+            host_free: 0,
+            backed_at_report: 0,
+            now: 0,
+            last_write: 0,
+            dirty_since: None,
+            stale_pending: true,
+            idle_checkpoints: 0,
+            retry_checkpoint_at: 0,
+            short_of_space: false,
+            stats: Stats::default(),
+            failed: None,
+            next_op: self.next_op,
+            next_write: 0,
+            next_read: 0,
+            superblock,
+        });
+        let mut included: BTreeMap<FragmentId, u64> = BTreeMap::new();
+        for (id, bytes) in std::mem::take(&mut self.pages) {
+            let page = store.decode_page(id, Ok(bytes))?;
+            included.insert(id, page.batch);
+            store.index.load(id, page.fragment);
+        }
+        let mut freed: BTreeSet<u32> = self.root.unpunched.iter().copied().collect();
+        let mut seqs = BTreeSet::new();
+        for replayed in &self.records {
+            seqs.insert(replayed.seq);
+            let Replayed { record, payload_pos, seq } = replayed;
+            // A page may be younger than the position where replay starts. What it includes is
+            // not done again: the fragment would pass through states that never were, and could
+            // keep units that it had left.
+            if included.get(&record.fragment).is_some_and(|batch| batch >= seq) {
+                store.replay_included(record, *payload_pos, *seq);
+            } else {
+                store.replay(record, *payload_pos, *seq, &mut freed);
+            }
+        }
+        // Records that pages include were not counted again, others may have freed what they had
+        // claimed before: what the fragments use at the end is in use.
+        for unit in store.index.units_of_loaded() {
+            store.space.replay(unit, true);
+            freed.remove(&unit);
+        }
+        store.space.adopt_unpunched(freed);
+        if !self.records.is_empty() || store.space.recycled_units() > 0 {
+            store.dirty_since = Some(0);
+        }
+        let report = OpenReport {
+            fragments: store.index.count(),
+            batches: seqs.len() as u64,
+            records: self.records.len() as u64,
+            torn_tail: self.torn,
+        };
+        Ok((store, report))
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading the log: batches from the replay position on, where they end, and whether the end is
+//! torn or rot.
+
+use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged};
+use crate::format::batch::{self, BATCH_BYTES_MAX, BatchHeader, Body};
+use crate::format::codec::Malformed;
+use crate::format::superblock::{LogPosition, SLOT_OFFSETS, Superblock};
+use crate::io::{Area, DiskOp};
+use crate::write::mask_runs;
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, Result, Vid};
+use std::collections::BTreeSet;
+
+impl Opening {
+    pub(super) fn ask_for_window(&mut self) -> Result<()> {
+        let size = self.superblock()?.log_bytes;
+        let offset = self.scan.pos % size;
+        let len = WINDOW_BYTES.max(batch::RECORDS_BYTES_MAX as u64).min(size - offset);
+        self.read(Want::Window(self.scan.pos), Area::Log, offset, len as usize);
+        Ok(())
+    }
+
+    /// Takes batches from a window that begins at the scan's position.
+    pub(super) fn scan_window(&mut self, start: u64, bytes: &[u8]) -> Result<()> {
+        let superblock = self.superblock()?.clone();
+        let size = superblock.log_bytes;
+        loop {
+            let at = (self.scan.pos - start) as usize;
+            let lap_ends = self.scan.pos.is_multiple_of(size) && self.scan.pos != start;
+            if lap_ends || at >= bytes.len() {
+                return self.ask_for_window();
+            }
+            let rest = &bytes[at..];
+            match self.take_batch(&superblock, rest) {
+                Ok(true) => {}
+                Ok(false) => return self.ask_for_window(),
+                Err(malformed) if malformed.newer => return Err(damaged(malformed)),
+                Err(_) => {
+                    // Not here. A batch that did not fit behind this place is at the start of the
+                    // next lap; should nothing be there either, the log ends here.
+                    if let Some(end) = self.end_unless_wrapped.take() {
+                        self.scan.pos = end;
+                        return Ok(());
+                    }
+                    if self.scan.pos.is_multiple_of(size) {
+                        return Ok(());
+                    }
+                    self.end_unless_wrapped = Some(self.scan.pos);
+                    self.scan.pos = self.scan.pos.next_multiple_of(size);
+                    return self.ask_for_window();
+                }
+            }
+        }
+    }
+
+    /// Takes the batch at the start of `bytes`. `false` when the window ends before its records
+    /// do.
+    pub(super) fn take_batch(
+        &mut self,
+        superblock: &Superblock,
+        bytes: &[u8],
+    ) -> std::result::Result<bool, Malformed> {
+        const WHAT: &str = "log batch";
+        let size = superblock.log_bytes;
+        let offset = self.scan.pos % size;
+        let window_is_whole = bytes.len() as u64 >= batch::RECORDS_BYTES_MAX as u64
+            || offset + bytes.len() as u64 == size;
+        if bytes.len() < superblock.log_unit as usize {
+            return if window_is_whole {
+                Err(Malformed::new(WHAT, "cut short"))
+            } else {
+                Ok(false)
+            };
+        }
+        let header = BatchHeader::peek(bytes, superblock.log_id, superblock.log_unit)?;
+        if header.seq != self.scan.seq || header.prev_crc != self.scan.prev_crc {
+            return Err(Malformed::new(WHAT, "not the next one"));
+        }
+        if offset + header.total_bytes() > size {
+            return Err(Malformed::new(WHAT, "it would not fit the log"));
+        }
+        if bytes.len() < header.header_bytes as usize {
+            return if window_is_whole {
+                Err(Malformed::new(WHAT, "cut short"))
+            } else {
+                Ok(false)
+            };
+        }
+        let mut payload_pos = self.scan.pos + u64::from(header.header_bytes);
+        for record in batch::decode(&header, bytes, superblock.geometry)? {
+            let payload = record.payload_blocks(superblock.geometry) * BLOCK_SIZE;
+            self.records.push(Replayed { record, payload_pos, seq: header.seq });
+            payload_pos += payload as u64;
+        }
+        self.last = Some((header, self.scan));
+        self.end_unless_wrapped = None;
+        self.scan = LogPosition {
+            pos: self.scan.pos + header.total_bytes(),
+            seq: header.seq + 1,
+            prev_crc: header.crc,
+        };
+        Ok(true)
+    }
+
+    /// The log seems to end. Asks for what lies behind the end, where a later batch would begin.
+    pub(super) fn ask_for_later(&mut self) -> Result<()> {
+        let size = self.superblock()?.log_bytes;
+        let reach = 2 * BATCH_BYTES_MAX as u64;
+        let offset = self.scan.pos % size;
+        let len = reach.min(size - offset);
+        self.read(Want::Later(self.scan.pos), Area::Log, offset, len as usize);
+        if offset > 0 {
+            let next_lap = self.scan.pos.next_multiple_of(size);
+            self.read(Want::Later(next_lap), Area::Log, 0, reach.min(offset) as usize);
+        }
+        Ok(())
+    }
+
+    pub(super) fn look_for_later(&mut self, pos: u64, bytes: &[u8]) -> Result<()> {
+        let superblock = self.superblock()?.clone();
+        if let Ok(header) = BatchHeader::peek(bytes, superblock.log_id, superblock.log_unit)
+            && header.seq == self.scan.seq
+        {
+            // A batch that was cut short, its first sector being here: the rest of it could be
+            // completed by a later batch that is cut short in the same place.
+            self.wipe.push(pos);
+        }
+        for (at, rest) in
+            (0..bytes.len()).step_by(superblock.log_unit as usize).map(|at| (at, &bytes[at..]))
+        {
+            let Ok(header) = BatchHeader::peek(rest, superblock.log_id, superblock.log_unit) else {
+                continue;
+            };
+            if header.seq > self.scan.seq
+                && rest.len() >= header.header_bytes as usize
+                && batch::decode(&header, rest, superblock.geometry).is_ok()
+            {
+                let offset = (pos + at as u64) % superblock.log_bytes;
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the log is damaged: batch {} cannot be read although batch {} follows at \
+                         byte {offset}",
+                        self.scan.seq, header.seq
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The last batch may be torn: what it brought is compared with its checksums. Blocks that a
+    /// later record of the same batch replaced do not count: if the batch was durable after all,
+    /// their space may have been used again.
+    pub(super) fn ask_for_tail(&mut self) -> Result<()> {
+        let Some((header, _)) = self.last else {
+            return Ok(());
+        };
+        let superblock = self.superblock()?.clone();
+        let per_chunk = superblock.geometry.blocks_per_chunk();
+        let mut wanted = Vec::new();
+        let mut replaced: BTreeSet<(FragmentId, Vid, u32)> = BTreeSet::new();
+        let mut deleted: BTreeSet<(FragmentId, Vid)> = BTreeSet::new();
+        for (record, Replayed { record: found, payload_pos, seq }) in
+            self.records.iter().enumerate().rev()
+        {
+            if *seq != header.seq {
+                break;
+            }
+            let owner = (found.fragment, found.vid);
+            let (start, count) = match &found.body {
+                Body::Write { start, crcs, .. } => (*start, crcs.len() as u32),
+                Body::Zero { start, count, .. } => (*start, *count),
+                Body::DeleteVid { .. } => {
+                    deleted.insert(owner);
+                    continue;
+                }
+            };
+            let mut pos = *payload_pos;
+            for (chunk, mask) in crate::write::chunk_masks(start, count, per_chunk) {
+                let Body::Write { extents, .. } = &found.body else {
+                    break;
+                };
+                let first = u32::from(chunk) * per_chunk;
+                let (area, base) = match extents.iter().find(|placed| placed.chunk == chunk) {
+                    Some(placed) => {
+                        (Area::Data, u64::from(placed.unit) * superblock.geometry.chunk_bytes())
+                    }
+                    None => {
+                        let bytes = u64::from(mask.count_ones()) * BLOCK_SIZE as u64;
+                        let skipped = u64::from(mask.trailing_zeros()) * BLOCK_SIZE as u64;
+                        pos += bytes;
+                        // The place where the chunk's first block would be; may lie before the log.
+                        (Area::Log, ((pos - bytes) % superblock.log_bytes).wrapping_sub(skipped))
+                    }
+                };
+                let visible = (0..per_chunk).filter(|slot| mask & (1 << slot) != 0).fold(
+                    0,
+                    |visible, slot| {
+                        let key = (owner.0, owner.1, first + slot);
+                        let gone = deleted.contains(&owner) || replaced.contains(&key);
+                        visible | (u16::from(!gone) << slot)
+                    },
+                );
+                for (slot, blocks) in mask_runs(visible) {
+                    let block = first + slot;
+                    let want = Want::Tail { at: (block - start) as usize, block, record };
+                    let offset = base.wrapping_add(u64::from(slot) * BLOCK_SIZE as u64);
+                    wanted.push((want, area, offset, blocks as usize * BLOCK_SIZE));
+                }
+            }
+            replaced.extend((start..start + count).map(|block| (owner.0, owner.1, block)));
+        }
+        for (want, area, offset, len) in wanted {
+            self.read(want, area, offset, len);
+        }
+        Ok(())
+    }
+
+    /// Drops the last batch if it is torn, and wipes what is left of any: the next batch has the
+    /// same number and may go to another place, and then a later opening must not find this one.
+    pub(super) fn drop_torn_tail(&mut self) -> Result<()> {
+        if let Some((header, start)) = self.last
+            && self.torn
+        {
+            self.wipe.push(start.pos);
+            self.records.retain(|replayed| replayed.seq != header.seq);
+            self.scan = start;
+        }
+        let (size, unit) = (self.superblock()?.log_bytes, self.superblock()?.log_unit);
+        for pos in std::mem::take(&mut self.wipe) {
+            let op = DiskOp::Write {
+                area: Area::Log,
+                offset: pos % size,
+                data: vec![PageBuf::zeroed(BLOCK_SIZE).freeze().slice(..unit as usize)],
+                durable: true,
+            };
+            self.queue.push_back((Want::Flush, op));
+        }
+        Ok(())
+    }
+
+    /// Makes both slots say the same, as everywhere outside of a checkpoint's last step.
+    pub(super) fn even_slots(&mut self) -> Result<()> {
+        let mut block = PageBuf::zeroed(BLOCK_SIZE);
+        let encoded = self.slot.encode(self.superblock()?.log_id);
+        block.as_mut()[..encoded.len()].copy_from_slice(&encoded);
+        let block = block.freeze();
+        for which in std::mem::take(&mut self.behind) {
+            let op = DiskOp::Write {
+                area: Area::Data,
+                offset: SLOT_OFFSETS[which],
+                data: vec![block.clone()],
+                durable: true,
+            };
+            self.queue.push_back((Want::Flush, op));
+        }
+        Ok(())
+    }
+}
