@@ -2,7 +2,7 @@
 //! directly on the buffers of the operations.
 //!
 //! The rule that keeps this sound: whatever the kernel may still touch (buffers, arrays of
-//! segments) belongs to a [`Slot`], and a slot leaves the slab only when the completion of its one
+//! segments) belongs to a `Slot`, and a slot leaves the slab only when the completion of its one
 //! call to the kernel has been seen. Dropping the ring waits for all of them.
 
 mod slot;
