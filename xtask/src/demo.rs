@@ -101,6 +101,15 @@ impl Demo {
 
     fn disk(&self, image: Option<&Path>) -> Result<()> {
         if !output(&mut self.dog(&["vdi", "list", "-r", VDI]))?.is_empty() {
+            if let Some(image) = image {
+                bail!(
+                    "the VDI \"{VDI}\" is there already and stays as it is; import under another \
+                     name: {} vdi import NAME {} -p {}",
+                    self.dog.display(),
+                    image.display(),
+                    self.port
+                );
+            }
             println!("==> the VDI \"{VDI}\" is there already; it stays as it is");
             return Ok(());
         }

@@ -34,6 +34,8 @@ const TICKS_PER_SPACE: u32 = 4;
 const EXTEND_BYTES: u64 = 1 << 30;
 /// Names the driver's own operations; the store never sees their completions.
 const OWN_OP: OpId = OpId(u64::MAX);
+/// Between two lines about I/O errors.
+const BETWEEN_ERRORS: Duration = Duration::from_millis(200);
 /// How long the writes of a killed predecessor may take to end.
 const PREDECESSOR: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,28 @@ struct State {
     completions: Vec<Completion>,
     data_end: u64,
     reported_failure: bool,
+    errors: ErrorLog,
+}
+
+/// A fault is never silent, but a damaged disk read over and over must not fill the log either.
+#[derive(Default)]
+struct ErrorLog {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl ErrorLog {
+    fn note(&mut self, error: &Error) {
+        if self.last.is_some_and(|last| last.elapsed() < BETWEEN_ERRORS) {
+            self.left_out += 1;
+            return;
+        }
+        match std::mem::take(&mut self.left_out) {
+            0 => tracing::error!("{}", error.full()),
+            n => tracing::error!("{} ({n} more errors since the last line)", error.full()),
+        }
+        self.last = Some(Instant::now());
+    }
 }
 
 enum Waiting {
@@ -145,6 +169,7 @@ impl Disk {
             completions: Vec::new(),
             data_end,
             reported_failure: false,
+            errors: ErrorLog::default(),
         };
         state.feed(Input::HostFree(free_bytes(&dir)?));
         let inner =
@@ -297,6 +322,11 @@ impl State {
                 }
                 Effect::Reply(CommandId(id), answer) => {
                     let id = id as usize;
+                    if let Err(error) = &answer
+                        && error.kind() == ErrorKind::Io
+                    {
+                        self.errors.note(error);
+                    }
                     match self.waiting.get_mut(id) {
                         Some(Waiting::Gone) => {
                             self.waiting.remove(id);
