@@ -1,6 +1,7 @@
 //! One connection's state, shared by the tasks that read, run and write for it: what is admitted,
 //! what waits to be sent, and how it ends.
 
+use crate::budget::{Held, UNIT};
 use crate::outbox::{Freed, Outbox, SLICES};
 use crate::reply::{self, Answer};
 use crate::socket::Socket;
@@ -12,8 +13,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Unit in which payload bytes are counted.
-pub const UNIT: usize = 4096;
 /// Bytes sent before other connections get their turn.
 const SEND_TURN: usize = 4 << 20;
 
@@ -174,21 +173,26 @@ impl Connection {
             return None;
         }
         self.requests.set(self.requests.get() + 1);
+        let held = Held::default();
         let mut slot =
-            Slot { connection: Rc::clone(self), cookie, cost: 0, state: SlotState::Reserved };
-        if cost > 0 && !self.table.try_take(cost) {
+            Slot { connection: Rc::clone(self), cookie, held, state: SlotState::Reserved };
+        let taken = if cost == 0 { Some(held) } else { self.table.budget.try_take(cost) };
+        let held = if let Some(held) = taken {
+            held
+        } else {
             let _paused = Paused::unless(&self.paused, false);
-            tokio::select! {
+            let held = tokio::select! {
                 biased;
                 () = self.stopped() => return None,
-                () = self.table.take(cost) => {}
-            }
+                held = self.table.take(cost) => held,
+            };
             if self.stopped.get() {
-                self.table.give_back(cost);
+                self.table.budget.give_back(held);
                 return None;
             }
-        }
-        slot.cost = cost;
+            held
+        };
+        slot.held = held;
         self.payload.set(self.payload.get() + cost);
         Some(slot)
     }
@@ -237,8 +241,8 @@ impl Connection {
             return;
         }
         self.requests.set(self.requests.get() - freed.requests);
-        self.payload.set(self.payload.get() - freed.bytes);
-        self.table.give_back(freed.bytes);
+        self.payload.set(self.payload.get() - freed.held.bytes());
+        self.table.budget.give_back(freed.held);
         self.room.notify_one();
     }
 
@@ -374,7 +378,7 @@ enum SlotState {
 pub struct Slot {
     connection: Rc<Connection>,
     cookie: u64,
-    cost: usize,
+    held: Held,
     state: SlotState,
 }
 
@@ -401,7 +405,7 @@ impl Slot {
         {
             let mut outbox = connection.outbox.borrow_mut();
             reply::encode(answer, self.cookie, connection.structured.get(), &mut outbox);
-            outbox.end(self.cost);
+            outbox.end(self.held);
         }
         if connection.sending_since.get().is_some() {
             // The writer waits for the client already.
@@ -418,7 +422,7 @@ impl Drop for Slot {
         if self.state == SlotState::Answered {
             return;
         }
-        self.connection.release(Freed { requests: 1, bytes: self.cost });
+        self.connection.release(Freed { requests: 1, held: self.held });
         if self.state == SlotState::Running {
             // Its task died; the client would wait for the answer for ever.
             self.connection.finish_one();

@@ -10,6 +10,7 @@
 //! client: each of its unanswered requests takes effect before the next connection to that VDI is
 //! served, or never. Whatever bytes a client sends, memory stays within [`Limits`].
 
+mod budget;
 mod command;
 mod connection;
 mod exports;

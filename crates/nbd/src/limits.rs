@@ -21,6 +21,10 @@ pub struct Limits {
     pub payload_bytes: usize,
     /// The same over all connections.
     pub payload_bytes_total: usize,
+    /// The part of it only small requests may use, so that they go on whatever large ones hold.
+    pub payload_bytes_small: usize,
+    /// Bytes up to which a request is small.
+    pub small_bytes: usize,
     /// Bytes one read or write may carry.
     pub request_bytes: u32,
     /// Bytes of a refused write that are skipped; after a longer one the connection is closed.
@@ -45,6 +49,8 @@ impl Default for Limits {
             requests: 256,
             payload_bytes: 64 << 20,
             payload_bytes_total: 1 << 30,
+            payload_bytes_small: 256 << 20,
+            small_bytes: 256 << 10,
             request_bytes: 32 << 20,
             skip_bytes: 64 << 20,
             stall: Duration::from_secs(30),

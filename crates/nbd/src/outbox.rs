@@ -1,6 +1,7 @@
 //! Replies on their way out: pieces of bytes in order, sent with few calls and without copies, and
 //! which requests are over once they have left.
 
+use crate::budget::Held;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -57,7 +58,7 @@ enum Piece {
     Bytes(Bytes),
     Zeros(u64),
     /// All of a request's reply is in front of this.
-    End(usize),
+    End(Held),
 }
 
 /// What became free because replies left.
@@ -65,8 +66,8 @@ enum Piece {
 pub struct Freed {
     /// Requests.
     pub requests: usize,
-    /// Bytes they were admitted with.
-    pub bytes: usize,
+    /// Payload memory they were admitted with.
+    pub held: Held,
 }
 
 /// The queue.
@@ -97,9 +98,9 @@ impl Outbox {
         }
     }
 
-    /// Ends the reply of a request that was admitted with `cost` bytes.
-    pub fn end(&mut self, cost: usize) {
-        self.queue.push_back(Piece::End(cost));
+    /// Ends the reply of a request that was admitted with this much memory.
+    pub fn end(&mut self, held: Held) {
+        self.queue.push_back(Piece::End(held));
     }
 
     /// Whether everything has left.
@@ -155,9 +156,9 @@ impl Outbox {
                     }
                     0
                 }
-                Piece::End(cost) => {
+                Piece::End(held) => {
                     freed.requests += 1;
-                    freed.bytes += *cost;
+                    freed.held.add(*held);
                     0
                 }
             };
@@ -176,9 +177,9 @@ impl Outbox {
     pub fn clear(&mut self) -> Freed {
         let mut freed = Freed::default();
         for piece in self.queue.drain(..) {
-            if let Piece::End(cost) = piece {
+            if let Piece::End(held) = piece {
                 freed.requests += 1;
-                freed.bytes += cost;
+                freed.held.add(held);
             }
         }
         self.sent = 0;
@@ -203,7 +204,7 @@ mod tests {
             outbox.bytes(data.into());
             outbox.zeros(u64::from(i % 3) * 70_000);
             want.resize(want.len() + (i % 3) as usize * 70_000, 0);
-            outbox.end(i as usize);
+            outbox.end(Held { open: i as usize, kept: 1 });
         }
         (outbox, want)
     }
@@ -227,10 +228,10 @@ mod tests {
                 assert!(sent > 0);
                 let more = outbox.advance(sent);
                 freed.requests += more.requests;
-                freed.bytes += more.bytes;
+                freed.held.add(more.held);
             }
             assert!(got == want);
-            let all = Freed { requests: 60, bytes: 59 * 30 };
+            let all = Freed { requests: 60, held: Held { open: 59 * 30, kept: 60 } };
             assert_eq!(freed, all);
             assert_eq!(filled().0.clear(), all);
         }
@@ -241,9 +242,9 @@ mod tests {
         let mut outbox = Outbox::default();
         outbox.head(Head::new().u32(1));
         outbox.bytes(Bytes::from_static(b"abc"));
-        outbox.end(9);
+        outbox.end(Held { open: 9, kept: 0 });
         assert_eq!(outbox.advance(6), Freed::default());
-        let one = Freed { requests: 1, bytes: 9 };
+        let one = Freed { requests: 1, held: Held { open: 9, kept: 0 } };
         assert_eq!(outbox.advance(1), one);
         assert!(outbox.is_empty());
     }

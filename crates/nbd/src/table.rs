@@ -1,20 +1,19 @@
 //! All connections of a server, which VDI each is for, and the memory they share.
 
-use crate::connection::{Connection, UNIT};
+use crate::budget::{Budget, Held};
+use crate::connection::Connection;
 use crate::limits::Limits;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::rc::Rc;
-use tokio::sync::{Notify, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::Notify;
 
 /// The table.
 pub struct Table {
     /// The bounds.
     pub limits: Limits,
-    /// Units of payload nobody holds.
-    budget: Semaphore,
+    /// Payload memory nobody holds.
+    pub budget: Budget,
     connections: RefCell<BTreeMap<u64, Entry>>,
     next: Cell<u64>,
     closed: Cell<bool>,
@@ -29,14 +28,10 @@ struct Entry {
 
 impl Table {
     /// An empty one.
-    pub fn new(mut limits: Limits) -> Self {
-        // What one request may need must be there, or it would wait for ever.
-        let needed = (limits.request_bytes as usize).max(1 << 20);
-        let units = limits.payload_bytes_total.max(needed).div_ceil(UNIT);
-        limits.payload_bytes_total = units * UNIT;
+    pub fn new(limits: Limits) -> Self {
         Self {
+            budget: Budget::new(&limits),
             limits,
-            budget: Semaphore::new(units),
             connections: RefCell::default(),
             next: Cell::new(0),
             closed: Cell::new(false),
@@ -114,35 +109,9 @@ impl Table {
         }
     }
 
-    /// Takes payload bytes, a multiple of [`UNIT`], if they are there.
-    pub fn try_take(&self, bytes: usize) -> bool {
-        match self.budget.try_acquire_many(units(bytes)) {
-            Ok(permit) => {
-                permit.forget();
-                true
-            }
-            Err(_) => false,
-        }
-    }
-
-    /// Waits for payload bytes, first come, first served. Whoever holds some and does not move
-    /// while others wait is closed.
-    pub async fn take(&self, bytes: usize) {
-        let mut permit = pin!(self.budget.acquire_many(units(bytes)));
-        loop {
-            match timeout(self.limits.stall, permit.as_mut()).await {
-                // Never an error: nobody closes the semaphore.
-                Ok(permit) => return permit.map_or((), |permit| permit.forget()),
-                Err(_elapsed) => self.evict_stalled(),
-            }
-        }
-    }
-
-    /// Gives payload bytes back.
-    pub fn give_back(&self, bytes: usize) {
-        if bytes > 0 {
-            self.budget.add_permits(bytes / UNIT);
-        }
+    /// Waits for payload bytes. Whoever holds some and does not move while others wait is closed.
+    pub async fn take(&self, bytes: usize) -> Held {
+        self.budget.take(bytes, self.limits.stall, || self.evict_stalled()).await
     }
 
     fn evict_stalled(&self) {
@@ -158,10 +127,6 @@ impl Table {
             connection.abort();
         }
     }
-}
-
-fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes / UNIT).unwrap_or(u32::MAX)
 }
 
 /// Stops all of them, then waits for what they had admitted.

@@ -273,3 +273,59 @@ fn memory_others_wait_for_is_not_held_for_ever() {
     assert_eq!(liar.rest(), b"");
     drop(deaf);
 }
+
+/// Three large requests use up what large ones may have; nobody counts as stalled for long after.
+fn crowded() -> TestServer {
+    TestServer::with_limits(Limits {
+        payload_bytes_total: 128 << 20,
+        payload_bytes_small: 32 << 20,
+        stall: Duration::from_secs(3600),
+        ..Limits::default()
+    })
+}
+
+#[test]
+fn large_writes_that_never_come_keep_nobody_from_small_requests() {
+    let server = crowded();
+    let mut good = Client::simple(&server, "disk");
+    let mut half_written = Vec::new();
+    for i in 0..40 {
+        let mut client = Client::simple(&server, "huge");
+        client.send(&request(WRITE, 0, i, i << 30, 32 << 20));
+        client.send(&[1; 4096]);
+        half_written.push(client);
+    }
+    // Once a later connection is served, they all have been heard.
+    Client::greet(&server).ask(3, &[]);
+    for round in 0..100 {
+        assert_eq!(good.write(round * 4096, &[round as u8; 4096]).error, 0);
+        assert_eq!(good.read(round * 4096, 4096), [round as u8; 4096]);
+    }
+    let mut large = Client::simple(&server, "disk");
+    large.send(&request(READ, 0, 1, 0, 1 << 20));
+    Client::greet(&server).ask(3, &[]);
+    assert!(large.is_silent(), "a large one waits its turn");
+    drop(half_written);
+    assert_eq!(large.reply(Some((0, 1 << 20))).data[..4096], [0; 4096]);
+}
+
+#[test]
+fn large_answers_nobody_takes_keep_nobody_from_small_requests() {
+    let server = crowded();
+    let mut good = Client::simple(&server, "disk");
+    let mut deaf = Vec::new();
+    for _ in 0..40 {
+        let mut client = Client::simple(&server, "disk");
+        for i in 0..8 {
+            client.send(&request(READ, 0, i, 0, 8 << 20));
+        }
+        deaf.push(client);
+    }
+    Client::greet(&server).ask(3, &[]);
+    for round in 0..100 {
+        assert_eq!(good.write(round * 4096, &[round as u8; 4096]).error, 0);
+        assert_eq!(good.read(round * 4096, 4096), [round as u8; 4096]);
+    }
+    drop(deaf);
+    server.wait_connections(1);
+}
