@@ -311,12 +311,18 @@ impl State {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(id, op) => {
-                    if let DiskOp::Write { area: Area::Data, offset, data, .. } = &op {
-                        let end = offset + data.iter().map(|d| d.len() as u64).sum::<u64>();
-                        if end > self.data_end {
-                            self.data_end = end.next_multiple_of(EXTEND_BYTES);
-                            self.engine.submit(OWN_OP, DiskOp::Extend { len: self.data_end });
+                    // Space behind the end of a file cannot be given back, so reservations too lie
+                    // before it.
+                    let end = match &op {
+                        DiskOp::Write { area: Area::Data, offset, data, .. } => {
+                            offset + data.iter().map(|d| d.len() as u64).sum::<u64>()
                         }
+                        DiskOp::Allocate { offset, len } => offset + len,
+                        _ => 0,
+                    };
+                    if end > self.data_end {
+                        self.data_end = end.next_multiple_of(EXTEND_BYTES);
+                        self.engine.submit(OWN_OP, DiskOp::Extend { len: self.data_end });
                     }
                     self.engine.submit(id, op);
                 }

@@ -121,6 +121,7 @@ impl Store {
             || (idle
                 && self.idle_checkpoints < IDLE_CHECKPOINTS
                 && (self.stale_pending || self.space.recycled_units() > 0))
+            || (idle && self.give_back_from.is_some())
             || self.dirty_since.is_some_and(|since| self.now.saturating_sub(since) >= DIRTY_MS)
     }
 
@@ -132,7 +133,13 @@ impl Store {
         let busy = self.now.saturating_sub(self.last_write) < IDLE_MS && waiters.is_empty();
         let keep = if busy { self.limits.recycled_units } else { 0 };
         self.idle_checkpoints = self.idle_checkpoints.saturating_add(u8::from(!busy));
-        let units = self.space.take_recycled(self.log.durable, keep);
+        let mut units = self.space.take_recycled(self.log.durable, keep);
+        if let Some(from) = self.give_back_from.filter(|_| !busy) {
+            let (free, next) = self.space.take_free(from, self.limits.give_back_units);
+            self.give_back_from = next;
+            units.extend(free);
+            units.sort_unstable();
+        }
         let fragments: Vec<_> = self.index.dirty().iter().rev().copied().collect();
         self.dirty_since = None;
         self.stale_pending = false;

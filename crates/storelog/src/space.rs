@@ -148,6 +148,30 @@ impl Space {
         Some((unit, count))
     }
 
+    /// Takes free units from `from` on, at most `max` and never the most of them, as if they were in
+    /// use, and says where to go
+    /// on; they are free again with [`Space::release`].
+    pub fn take_free(&mut self, from: u32, max: u32) -> (Vec<u32>, Option<u32>) {
+        let end = (self.words.len() as u32 * 64).min(self.units_max);
+        // Writes and pages need some meanwhile.
+        let max = max.min((self.units_max - self.in_use) / 4);
+        let (mut at, mut taken) = (from, Vec::new());
+        if max == 0 {
+            return (taken, None);
+        }
+        while (taken.len() as u32) < max {
+            let Some((unit, count)) = self.find_free_from(at, end, max - taken.len() as u32) else {
+                return (taken, None);
+            };
+            let cursor = self.cursor;
+            self.claim_run(unit, count);
+            self.cursor = cursor;
+            taken.extend(unit..unit + count);
+            at = unit + count;
+        }
+        (taken, Some(at))
+    }
+
     fn claim_run(&mut self, unit: u32, count: u32) {
         for claimed in unit..unit + count {
             assert!(!self.is_used(claimed), "unit {claimed} was claimed twice");
@@ -448,6 +472,20 @@ mod tests {
         assert_eq!(space.claim_pages(2).map(|run| run.page), Some(4));
         assert_eq!(space.free_pages(c), [2]);
         assert_eq!(space.free_pages(long), [3, 4, 5]);
+    }
+
+    #[test]
+    fn free_units_are_taken_in_slices() {
+        let mut space = Space::new(70, 4, 1);
+        space.claim(3);
+        space.release(2);
+        assert_eq!(space.take_free(0, 4), (vec![2, 4, 5, 6], Some(7)));
+        let (taken, next) = space.take_free(7, 1000);
+        assert_eq!((taken.len(), next), (15, Some(22)), "a quarter of what is free");
+        let (taken, next) = space.take_free(69, 1000);
+        assert_eq!((taken, next), (vec![69], None));
+        space.release(4);
+        assert_eq!(space.claim(1).map(|run| run.unit), Some(4));
     }
 
     #[test]

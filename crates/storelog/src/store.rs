@@ -30,6 +30,8 @@ pub struct Limits {
     pub units_max: u32,
     /// Freed units kept for fresh extents while the store is busy.
     pub recycled_units: usize,
+    /// Free units that one checkpoint gives back to the host after a crash.
+    pub give_back_units: u32,
     /// Writes that cover whole chunks of at least that many blocks go to fresh extents.
     pub extent_blocks_min: u32,
 }
@@ -42,6 +44,7 @@ impl Limits {
         logged_bytes: 64 << 20,
         units_max: u32::MAX - 1,
         recycled_units: 1024,
+        give_back_units: 1 << 14,
         extent_blocks_min: 16,
     };
 }
@@ -149,6 +152,10 @@ pub struct Store {
     pub(crate) dirty_since: Option<u64>,
     /// Something was zeroed since the last checkpoint began: there may be space to give back.
     pub(crate) stale_pending: bool,
+    /// After a crash the host may hold space for units that are free: reservations and extents
+    /// that never got into the log, pages of an unfinished checkpoint. From this unit on the free
+    /// ones are still to be given back.
+    pub(crate) give_back_from: Option<u32>,
     /// Checkpoints begun while idle since the last write.
     pub(crate) idle_checkpoints: u8,
     pub(crate) retry_checkpoint_at: u64,

@@ -41,6 +41,11 @@ pub fn check(file: &File, len: u64) -> Result<(), String> {
         return Err("not a usable qcow2 image: its header makes no sense".to_owned());
     }
     let cluster = 1u64 << cluster_bits;
+    // What the first-level table cannot reach, the library would look for all the same.
+    let reach = u128::from(l1_entries) * u128::from(cluster / 8) * u128::from(cluster);
+    if u128::from(long(24)) > reach || long(24) > sheepdog_types::limits::VDI_BYTES_MAX {
+        return Err("not a usable qcow2 image: its size makes no sense".to_owned());
+    }
     let inside = |offset: u64, bytes: u64| offset.checked_add(bytes).is_some_and(|end| end <= len);
     if !inside(l1_offset, l1_entries * 8) {
         return Err(truncated());

@@ -47,6 +47,7 @@ impl Opening {
             last_write: 0,
             dirty_since: None,
             stale_pending: true,
+            give_back_from: None,
             idle_checkpoints: 0,
             retry_checkpoint_at: 0,
             short_of_space: false,
@@ -84,6 +85,8 @@ impl Opening {
             freed.remove(&unit);
         }
         store.space.adopt_unpunched(freed);
+        // A clean end leaves nothing to replay.
+        store.give_back_from = (!self.records.is_empty() || self.torn).then_some(0);
         if !self.records.is_empty() || store.space.recycled_units() > 0 {
             store.dirty_since = Some(0);
         }

@@ -136,9 +136,9 @@ fn rot_is_told_and_never_read_as_something_else() {
             let mut disk = clean.clone();
             let area = [Area::Data, Area::Data, Area::Log][run.rng.below(3) as usize];
             let sectors = disk.sectors(area);
-            // The superblock's few sectors have their own share.
+            // The superblock and the two slots have their own share.
             let sector = if area == Area::Data && run.rng.chance(20) {
-                run.rng.below(24)
+                [0, 8, 16][run.rng.below(3) as usize]
             } else {
                 sectors[run.rng.below(sectors.len() as u64) as usize]
             };

@@ -111,6 +111,7 @@ impl Run {
             logged_bytes: [0, 30_000, 1 << 20][rng.below(3) as usize],
             units_max: 4000,
             recycled_units: rng.below(8) as usize,
+            give_back_units: 6,
             extent_blocks_min: geometry.blocks_per_chunk() * [1, 2][rng.below(2) as usize],
         };
         let fragments = [6, 6, 6, 200][rng.below(4) as usize];
