@@ -21,9 +21,7 @@ use sheepdog_types::{Error, ErrorKind, FragmentId, PageBuf, Vid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Disk operations a checkpoint keeps in flight. Enough to keep a disk busy, few enough that the
-/// flush of a client's batch does not wait for many of them: with 64 instead of 16 the rate of
-/// random 4 KiB writes at depth 32 halved and its p99 rose from 1.4 to 8 ms
-/// (`cargo xtask bench`).
+/// flush of a client's batch does not wait for many of them.
 const OPS_MAX: u32 = 16;
 /// Milliseconds after the last write before space is given back to the host.
 const IDLE_MS: u64 = 1000;
