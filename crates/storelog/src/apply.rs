@@ -10,11 +10,9 @@ use bytes::Bytes;
 use sheepdog_types::BLOCK_SIZE;
 use std::collections::BTreeSet;
 
-/// What a change did to the blocks that are in the log only.
+/// What a change did to the bytes in memory that are in the log only.
 #[derive(Default)]
 struct LoggedDelta {
-    blocks_in: u64,
-    blocks_out: u64,
     bytes_in: usize,
     bytes_out: usize,
 }
@@ -22,7 +20,6 @@ struct LoggedDelta {
 impl LoggedDelta {
     fn removed(&mut self, block: Option<LoggedBlock>) {
         if let Some(block) = block {
-            self.blocks_out += 1;
             self.bytes_out += block.bytes.map_or(0, |bytes| bytes.len());
         }
     }
@@ -94,13 +91,12 @@ impl Store {
                 for (block, pos) in inline.zip((payload_pos..).step_by(BLOCK_SIZE)) {
                     let logged = LoggedBlock { bytes: None, pos, seq, ticket: 0 };
                     loaded.logged.insert((vid, block), logged);
-                    delta.blocks_in += 1;
                 }
             }
             Vec::new()
         };
         self.index.update(record.fragment, || Fragment::new(geometry), None, change);
-        self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
+        self.logged_bytes -= delta.bytes_out;
     }
 
     fn forget_if_empty(&mut self, record: &Record) {
@@ -157,7 +153,6 @@ impl Store {
                             for (block, crc) in (from..to).zip(crcs) {
                                 loaded.fragment.set_inline(vid, block, *crc);
                                 let bytes = blocks.next().filter(|_| keep_bytes);
-                                delta.blocks_in += 1;
                                 delta.bytes_in += bytes.as_ref().map_or(0, Bytes::len);
                                 let logged = LoggedBlock { bytes, pos, seq, ticket };
                                 delta.removed(loaded.logged.insert((vid, block), logged));
@@ -226,7 +221,6 @@ impl Store {
             Some(record.version),
             change,
         );
-        self.logged_blocks = self.logged_blocks + delta.blocks_in - delta.blocks_out;
         self.logged_bytes = self.logged_bytes + delta.bytes_in - delta.bytes_out;
         (freed, unneeded)
     }

@@ -25,6 +25,9 @@ impl Store {
         for unit in self.space.recycled() {
             claim(unit, "recycled space".to_owned())?;
         }
+        for unit in self.space.spares() {
+            claim(unit, "spare pages".to_owned())?;
+        }
         for unit in self.held_units.iter().copied() {
             claim(unit, "reservations not needed".to_owned())?;
         }

@@ -2,8 +2,8 @@
 //! places, then switch to them with one durable write of a slot. Only then is the log's space,
 //! and that of the pages replaced, used again.
 //!
-//! Order: reads begun before end (drain) → units and blocks given back to the host, logged blocks
-//! written home (destage) → fragment pages → entry pages, allocation pages, root → flush →
+//! Order: reads begun before end (drain) → units and blocks given back to the host, so that there
+//! is room for what follows; space for spare pages (punch) → logged blocks written home (destage) → fragment pages → entry pages, allocation pages, root → flush →
 //! slots, durable, one after the other. A crash before the last step leaves the old checkpoint and
 //! its log whole; only when both slots name the new one is anything of the old one used again.
 
@@ -38,6 +38,7 @@ const RETRY_MS: u64 = 1000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Phase {
     Drain,
+    Punch,
     Destage,
     Pages,
     Index,
@@ -61,6 +62,8 @@ pub(crate) struct Checkpoint {
     in_flight: u32,
     /// Recycled units to be given back to the host.
     units: Vec<u32>,
+    /// Units whose space is to be asked for: they become spare.
+    spares: Vec<u32>,
     /// Pages to be free once it is installed.
     replaced: Vec<PageRun>,
     /// Units to be recycled once it is installed.
@@ -84,6 +87,8 @@ pub(crate) enum CheckpointOp {
     PunchBlocks { fragment: FragmentId, vid: Vid, chunk: u8, unit: u32, mask: u16, ticket: u64 },
     /// Whole units do.
     PunchUnits { first: u32, count: u32 },
+    /// A spare unit gets its space.
+    Spare { unit: u32 },
     /// A fragment's page is written.
     Page { fragment: FragmentId, run: PageRun },
     /// A page of the index is written.
@@ -112,6 +117,8 @@ impl Store {
         let log_used = self.log.next.pos - self.log.head.pos;
         let idle = self.now.saturating_sub(self.last_write) >= IDLE_MS;
         self.short_of_space
+            || self.pages_wanted
+            || self.spares_due()
             || log_used > self.superblock.log_bytes / 2
             || (self.index.cached_bytes() > self.limits.cache_bytes * 2
                 && !self.index.dirty().is_empty())
@@ -123,13 +130,40 @@ impl Store {
             || self.dirty_since.is_some_and(|since| self.now.saturating_sub(since) >= DIRTY_MS)
     }
 
+    /// Whether a checkpoint would find space for spare units that are missing.
+    fn spares_due(&self) -> bool {
+        let missing = self.space.spare_missing();
+        missing > 0
+            && (self.space.recycled_units() > 0
+                || self.host_room() > self.reserve_bytes() + self.unit_offset(missing as u32))
+    }
+
+    /// Units that become spare in this checkpoint: of those that would be given back, or free ones
+    /// if the host has room.
+    fn choose_spares(&mut self, units: &mut Vec<u32>) -> Vec<u32> {
+        let missing = self.space.spare_missing();
+        let mut spares = units.split_off(units.len().saturating_sub(missing));
+        let room = self.host_room().saturating_sub(self.reserve_bytes());
+        let room = (room / self.geometry().chunk_bytes()) as usize;
+        while spares.len() < missing.min(room)
+            && let Some(run) = self.space.claim(1)
+        {
+            spares.push(run.unit);
+        }
+        for unit in &spares {
+            self.space.prepare_spare(*unit);
+        }
+        spares
+    }
+
     pub(crate) fn start_checkpoint_if_due(&mut self, out: &mut Vec<Effect>) {
         if self.failed.is_some() || self.checkpoint.is_some() || !self.checkpoint_due() {
             return;
         }
         let waiters = std::mem::take(&mut self.checkpoint_wanted);
         let busy = self.now.saturating_sub(self.last_write) < IDLE_MS && waiters.is_empty();
-        let keep = if busy { self.limits.recycled_units } else { 0 };
+        let short = self.space.spare_missing() > 0 || self.host_room() < self.reserve_bytes();
+        let keep = if busy && !short { self.limits.recycled_units } else { 0 };
         self.idle_checkpoints = self.idle_checkpoints.saturating_add(u8::from(!busy));
         let mut units = self.space.take_recycled(self.log.durable, keep);
         if let Some(from) = self.give_back_from.filter(|_| !busy) {
@@ -138,9 +172,11 @@ impl Store {
             units.extend(free);
             units.sort_unstable();
         }
+        let spares = self.choose_spares(&mut units);
         let fragments: Vec<_> = self.index.dirty().iter().rev().copied().collect();
         self.dirty_since = None;
         self.stale_pending = false;
+        self.pages_wanted = false;
         self.checkpoint = Some(Checkpoint {
             phase: Phase::Drain,
             replay: self.log.next,
@@ -150,6 +186,7 @@ impl Store {
             fetching: BTreeMap::new(),
             in_flight: 0,
             units,
+            spares,
             replaced: std::mem::take(&mut self.replaced_pages),
             held: std::mem::take(&mut self.held_units),
             entry_pages: Vec::new(),
@@ -169,6 +206,7 @@ impl Store {
             let Some(checkpoint) = &mut self.checkpoint else {
                 return;
             };
+            let busy = checkpoint.in_flight >= OPS_MAX;
             if checkpoint.no_space {
                 if checkpoint.in_flight == 0 {
                     self.abandon_checkpoint(out);
@@ -180,11 +218,28 @@ impl Store {
                     if oldest < checkpoint.barrier {
                         return;
                     }
-                    checkpoint.phase = Phase::Destage;
+                    checkpoint.phase = Phase::Punch;
                     self.punch_units(out);
                 }
+                Phase::Punch => {
+                    if busy {
+                        return;
+                    }
+                    if let Some(fragment) = checkpoint.todo.pop() {
+                        self.punch_stale(fragment, out);
+                    } else if checkpoint.in_flight > 0 {
+                        return;
+                    } else if !checkpoint.spares.is_empty() {
+                        // Of units that are spare already some may lack some of their space; it
+                        // is there now.
+                        self.ask_for_spares(out);
+                    } else {
+                        checkpoint.phase = Phase::Destage;
+                        checkpoint.todo.clone_from(&checkpoint.fragments);
+                    }
+                }
                 Phase::Destage | Phase::Pages => {
-                    if checkpoint.in_flight >= OPS_MAX {
+                    if busy {
                         return;
                     }
                     let destage = checkpoint.phase == Phase::Destage;
@@ -261,6 +316,14 @@ impl Store {
         }
     }
 
+    fn ask_for_spares(&mut self, out: &mut Vec<Effect>) {
+        let spares = self.checkpoint.as_mut().map(|c| std::mem::take(&mut c.spares));
+        for unit in spares.unwrap_or_default() {
+            let (offset, len) = (self.unit_offset(unit), self.geometry().chunk_bytes());
+            self.checkpoint_op(CheckpointOp::Spare { unit }, DiskOp::Allocate { offset, len }, out);
+        }
+    }
+
     fn write_slot(&mut self, which: usize, out: &mut Vec<Effect>) {
         let Some(checkpoint) = &self.checkpoint else {
             return;
@@ -279,6 +342,12 @@ impl Store {
             durable: true,
         };
         self.checkpoint_op(CheckpointOp::Slot, op, out);
+    }
+
+    /// A unit that no record and no installed index names.
+    fn recycle_unit(&mut self, unit: u32, ticket: u64) {
+        let backed = self.geometry().blocks_per_chunk();
+        self.space.recycle(FreedUnit { unit, backed }, 0, ticket);
     }
 
     fn install_checkpoint(&mut self, out: &mut Vec<Effect>) {
@@ -300,12 +369,11 @@ impl Store {
         let ticket = self.tickets.next();
         for run in checkpoint.replaced {
             for unit in self.space.free_pages(run) {
-                // No record names such a unit, and the installed index does not either.
-                self.space.recycle(FreedUnit { unit, written: false }, 0, ticket);
+                self.recycle_unit(unit, ticket);
             }
         }
         for unit in checkpoint.held {
-            self.space.recycle(FreedUnit { unit, written: false }, 0, ticket);
+            self.recycle_unit(unit, ticket);
         }
         self.log.next_head = Some((checkpoint.replay, ticket));
         self.release_log();
@@ -335,8 +403,11 @@ impl Store {
         self.dirty_since.get_or_insert(self.now);
         let ticket = self.tickets.next();
         // Units not punched stay recycled, as freed before this moment.
+        for unit in &checkpoint.spares {
+            self.space.spare_prepared(*unit, false);
+        }
         for unit in checkpoint.units {
-            self.space.recycle(FreedUnit { unit, written: false }, 0, ticket);
+            self.recycle_unit(unit, ticket);
         }
         self.held_units.extend(checkpoint.held);
         let mut fresh: Vec<PageRun> = Vec::new();
@@ -351,7 +422,7 @@ impl Store {
         fresh.extend((checkpoint.root.count > 0).then_some(checkpoint.root));
         for run in &fresh {
             for unit in self.space.free_pages(*run) {
-                self.space.recycle(FreedUnit { unit, written: false }, 0, ticket);
+                self.recycle_unit(unit, ticket);
             }
         }
         // Entry pages, allocation pages and the root of the installed index stay in use.
@@ -398,6 +469,13 @@ impl Store {
             self.tickets.end(*ticket);
         }
         let error = match (op, result) {
+            // Without spare pages things go on as long as the host has space.
+            (CheckpointOp::Spare { unit }, Err(error)) if error.kind == DiskErrorKind::NoSpace => {
+                self.space.spare_prepared(*unit, false);
+                self.host_is_full();
+                self.retry_checkpoint_at = self.now + RETRY_MS;
+                return;
+            }
             // What cannot be read back is dealt with there.
             (CheckpointOp::Fetch { .. }, result) => {
                 self.fetched(op, result);
@@ -412,6 +490,7 @@ impl Store {
             {
                 return self.fail_op("write a checkpoint", &error, out);
             }
+            self.host_is_full();
             if let Some(checkpoint) = &mut self.checkpoint {
                 checkpoint.no_space = true;
             }
@@ -420,7 +499,7 @@ impl Store {
                 self.index.mark_dirty(fragment);
                 let ticket = self.tickets.next();
                 for unit in self.space.free_pages(run) {
-                    self.space.recycle(FreedUnit { unit, written: false }, 0, ticket);
+                    self.recycle_unit(unit, ticket);
                 }
             }
             return;
@@ -436,6 +515,7 @@ impl Store {
                     checkpoint.units.retain(|unit| !(first..first + count).contains(unit));
                 }
             }
+            CheckpointOp::Spare { unit } => self.space.spare_prepared(unit, true),
             CheckpointOp::Page { fragment, run } => self.page_written(fragment, run),
             CheckpointOp::Fetch { .. }
             | CheckpointOp::IndexPage

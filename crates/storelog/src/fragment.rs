@@ -2,6 +2,7 @@
 //! checksums; per chunk the version that last touched it. Pure bookkeeping: it is changed only by
 //! records that are durable, and by destaging.
 
+use crate::write::chunk_masks;
 use sheepdog_types::{Geometry, Version, Vid};
 use std::collections::BTreeMap;
 
@@ -39,6 +40,17 @@ impl Chunk {
         self.data | (self.zero & self.backed)
     }
 
+    /// Blocks whose bytes have no space of their own yet: they are in the log only.
+    const fn unbacked(&self) -> BlockMask {
+        self.data & !self.backed
+    }
+
+    /// Its unit, once nothing in it is needed any more.
+    fn freed(&self) -> Option<FreedUnit> {
+        let backed = (self.backed | self.stale).count_ones();
+        self.unit.map(|unit| FreedUnit { unit, backed })
+    }
+
     const fn is_void(&self) -> bool {
         self.owned() == 0 && self.unit.is_none()
     }
@@ -49,8 +61,8 @@ impl Chunk {
 pub struct FreedUnit {
     /// Index in the data area.
     pub unit: u32,
-    /// Every block of it was written: writing it again changes no metadata of the host.
-    pub written: bool,
+    /// Blocks of it that the host holds space for, at most.
+    pub backed: u32,
 }
 
 /// All blocks of one vid in a fragment.
@@ -59,6 +71,17 @@ pub struct VidBlocks {
     chunks: BTreeMap<u8, Chunk>,
     owned_in_part: [u16; PARTS],
     stored: u32,
+    unbacked: u32,
+    stale: u32,
+}
+
+/// Blocks of a fragment by what the host knows of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HostBlocks {
+    /// They will need space when they are brought home.
+    pub unbacked: u64,
+    /// They hold space that nobody wants.
+    pub stale: u64,
 }
 
 /// What the index knows of a vid in a fragment without reading its page.
@@ -182,9 +205,7 @@ impl Fragment {
         self.change(vid, index, |chunk| {
             // Equal only when replay meets its own effect again.
             if chunk.unit != Some(unit) {
-                left = chunk
-                    .unit
-                    .map(|unit| FreedUnit { unit, written: (chunk.backed | chunk.stale) == full });
+                left = chunk.freed();
             }
             chunk.unit = Some(unit);
             chunk.data = full;
@@ -208,7 +229,6 @@ impl Fragment {
         if !marker && self.chunk(vid, index).is_none() {
             return None;
         }
-        let full = self.full();
         let mut left = None;
         self.change(vid, index, |chunk| {
             chunk.data &= !mask;
@@ -220,8 +240,8 @@ impl Fragment {
             chunk.stale |= chunk.backed & mask;
             chunk.backed &= !mask;
             if chunk.data == 0 && chunk.backed == 0 {
-                left =
-                    chunk.unit.take().map(|unit| FreedUnit { unit, written: chunk.stale == full });
+                left = chunk.freed();
+                chunk.unit = None;
                 chunk.stale = 0;
             }
         });
@@ -276,18 +296,8 @@ impl Fragment {
 
     /// The vid owns nothing here any more. Gives its units.
     pub fn delete_vid(&mut self, vid: Vid) -> Vec<FreedUnit> {
-        let full = self.full();
-        let Some(blocks) = self.vids.remove(&vid) else {
-            return Vec::new();
-        };
-        blocks
-            .chunks
-            .values()
-            .filter_map(|chunk| {
-                let written = (chunk.backed | chunk.stale) == full;
-                chunk.unit.map(|unit| FreedUnit { unit, written })
-            })
-            .collect()
+        let blocks = self.vids.remove(&vid);
+        blocks.iter().flat_map(|blocks| blocks.chunks.values()).filter_map(Chunk::freed).collect()
     }
 
     /// Replaces a chunk, as read from disk.
@@ -301,7 +311,10 @@ impl Fragment {
         let part = usize::from(index) * PARTS / self.geometry.chunks_per_fragment() as usize;
         let blocks = self.vids.entry(vid).or_default();
         let chunk = blocks.chunks.entry(index).or_default();
-        let (owned, stored) = (chunk.owned().count_ones(), chunk.stored().count_ones());
+        let count = |chunk: &Chunk| {
+            [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale].map(u16::count_ones)
+        };
+        let [owned, stored, unbacked, stale] = count(chunk);
         change(chunk);
         assert!(
             chunk.data & chunk.zero == 0
@@ -309,16 +322,46 @@ impl Fragment {
                 && (chunk.unit.is_some() || chunk.backed | chunk.stale == 0),
             "impossible chunk {chunk:?}"
         );
-        blocks.owned_in_part[part] += chunk.owned().count_ones() as u16;
-        blocks.owned_in_part[part] -= owned as u16;
-        blocks.stored += chunk.stored().count_ones();
-        blocks.stored -= stored;
+        let now = count(chunk);
+        blocks.owned_in_part[part] = blocks.owned_in_part[part] + now[0] as u16 - owned as u16;
+        blocks.stored = blocks.stored + now[1] - stored;
+        blocks.unbacked = blocks.unbacked + now[2] - unbacked;
+        blocks.stale = blocks.stale + now[3] - stale;
         if chunk.is_void() {
             blocks.chunks.remove(&index);
         }
         if blocks.chunks.is_empty() {
             self.vids.remove(&vid);
         }
+    }
+
+    /// What the host knows of its blocks.
+    #[must_use]
+    pub fn host_blocks(&self) -> HostBlocks {
+        self.vids.values().fold(HostBlocks::default(), |sum, blocks| HostBlocks {
+            unbacked: sum.unbacked + u64::from(blocks.unbacked),
+            stale: sum.stale + u64::from(blocks.stale),
+        })
+    }
+
+    /// Blocks of a range that hold no space, and will if they are written.
+    #[must_use]
+    pub fn unstored(&self, vid: Vid, start: u32, count: u32) -> u32 {
+        chunk_masks(start, count, self.geometry.blocks_per_chunk())
+            .map(|(index, mask)| {
+                let stored = self.chunk(vid, index).map_or(0, Chunk::stored);
+                (mask & !stored).count_ones()
+            })
+            .sum()
+    }
+
+    /// Chunks that own or hold anything, and blocks that are owned.
+    #[must_use]
+    pub fn extent(&self) -> (usize, usize) {
+        self.vids.values().fold((0, 0), |(chunks, owned), blocks| {
+            let parts = blocks.owned_in_part.iter().map(|owned| usize::from(*owned));
+            (chunks + blocks.chunks.len(), owned + parts.sum::<usize>())
+        })
     }
 
     /// Rough size in memory, for the cache's budget.
@@ -364,12 +407,12 @@ mod tests {
         let mut f = Fragment::new(Geometry::STANDARD);
         assert_eq!(f.set_extent(VID, 1, 100, &[3; 16]), None);
         let left = f.set_extent(VID, 1, 101, &[4; 16]);
-        assert_eq!(left, Some(FreedUnit { unit: 100, written: true }));
+        assert_eq!(left, Some(FreedUnit { unit: 100, backed: 16 }));
         assert_eq!(f.clear(VID, 1, 0x00ff, false), None);
         assert_eq!(f.chunk(VID, 1).map(|c| (c.backed, c.stale)), Some((0xff00, 0x00ff)));
         f.forget_stale(VID, 1);
         let left = f.clear(VID, 1, 0xff00, false);
-        assert_eq!(left, Some(FreedUnit { unit: 101, written: false }));
+        assert_eq!(left, Some(FreedUnit { unit: 101, backed: 8 }));
         assert!(f.is_empty());
     }
 

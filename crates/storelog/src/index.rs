@@ -1,8 +1,9 @@
 //! The fragments of a store in memory: a small entry for each, the whole bookkeeping for those in
 //! use, and which slots and pages of the index on disk they belong to.
 
+use crate::format::fragment_page::pages_max;
 use crate::format::index::{Owners, PageRun, SLOTS_PER_PAGE, Slot};
-use crate::fragment::{Fragment, FreedUnit};
+use crate::fragment::{Fragment, FreedUnit, HostBlocks};
 use bytes::Bytes;
 use sheepdog_types::{FragmentId, Version, Vid};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,10 @@ pub struct Loaded {
     touched: bool,
     /// What the cache was charged for it.
     charged: usize,
+    /// What the index's sums hold of it.
+    counted: HostBlocks,
+    /// Pages that it needs on disk, at most.
+    pages: u64,
 }
 
 /// What the store knows of a fragment at all times.
@@ -69,6 +74,9 @@ pub struct Index {
     hand: Option<FragmentId>,
     cached_bytes: usize,
     stored_blocks: u64,
+    host_blocks: HostBlocks,
+    /// Pages that the dirty fragments need on disk, at most.
+    dirty_pages: u64,
 }
 
 impl Index {
@@ -102,6 +110,19 @@ impl Index {
     #[must_use]
     pub const fn dirty(&self) -> &BTreeSet<FragmentId> {
         &self.dirty
+    }
+
+    /// What the host knows of the blocks of loaded fragments. All others are home, with nothing
+    /// stale.
+    #[must_use]
+    pub const fn host_blocks(&self) -> HostBlocks {
+        self.host_blocks
+    }
+
+    /// Pages that a checkpoint needs for fragments, entries included, if it begins now.
+    #[must_use]
+    pub fn pages_needed(&self) -> u64 {
+        self.dirty_pages + self.dirty_entry_pages.len() as u64
     }
 
     /// Memory of loaded fragments.
@@ -163,8 +184,13 @@ impl Index {
         assert!(entry.loaded.is_none(), "fragment {id} was loaded twice");
         let charged = fragment.memory_bytes();
         self.cached_bytes += charged;
+        let (counted, pages) = (fragment.host_blocks(), pages_max(&fragment));
+        self.host_blocks.unbacked += counted.unbacked;
+        self.host_blocks.stale += counted.stale;
         entry.loaded = Some(Box::new(Loaded {
             fragment,
+            counted,
+            pages,
             logged: BTreeMap::new(),
             stale_ticket: 0,
             punching: 0,
@@ -201,6 +227,8 @@ impl Index {
                 loaded.touched = false;
             } else {
                 self.cached_bytes -= loaded.charged;
+                self.host_blocks.unbacked -= loaded.counted.unbacked;
+                self.host_blocks.stale -= loaded.counted.stale;
                 self.clock.remove(&id);
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.loaded = None;
@@ -241,10 +269,15 @@ impl Index {
             entry.head = entry.head.max(head);
         }
         self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
-        self.dirty.insert(id);
         let loaded = entry.loaded.as_deref_mut().expect("a fragment is loaded before it changes");
         loaded.touched = true;
+        if !self.dirty.insert(id) {
+            self.dirty_pages -= loaded.pages;
+        }
         let left = change(loaded);
+        loaded.pages = pages_max(&loaded.fragment);
+        self.dirty_pages += loaded.pages;
+        recount(&mut self.host_blocks, loaded);
         let charged = loaded.fragment.memory_bytes() + loaded.logged.len() * 96;
         self.cached_bytes = self.cached_bytes + charged - loaded.charged;
         loaded.charged = charged;
@@ -254,33 +287,45 @@ impl Index {
         left
     }
 
+    /// Changes what a loaded fragment knows of its space on the host, not what it owns.
+    pub fn change_space(&mut self, id: FragmentId, change: impl FnOnce(&mut Loaded)) {
+        if let Some(loaded) = self.entries.get_mut(&id).and_then(|e| e.loaded.as_deref_mut()) {
+            change(loaded);
+            recount(&mut self.host_blocks, loaded);
+        }
+    }
+
     /// Forgets a fragment that holds nothing. Gives its page.
     pub fn remove(&mut self, id: FragmentId) -> PageRun {
         let Some(entry) = self.entries.remove(&id) else {
             return PageRun::default();
         };
         self.clock.remove(&id);
+        let dirty = self.dirty.remove(&id);
         if let Some(loaded) = entry.loaded {
             self.cached_bytes -= loaded.charged;
+            self.host_blocks.unbacked -= loaded.counted.unbacked;
+            self.host_blocks.stale -= loaded.counted.stale;
+            self.dirty_pages -= if dirty { loaded.pages } else { 0 };
             assert!(loaded.logged.is_empty(), "a fragment with bytes in the log was forgotten");
         }
         self.stored_blocks -= entry.owners.stored_blocks();
         self.slots[entry.slot as usize] = None;
         self.free_slots.insert(entry.slot);
         self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
-        self.dirty.remove(&id);
         entry.page
     }
 
     /// A page with the fragment's present state is being written; bytes that came to the log
     /// since keep it dirty, and so does space that is still to be given back.
     pub fn mark_clean(&mut self, id: FragmentId) {
-        let unfinished =
-            self.entries.get(&id).and_then(|entry| entry.loaded.as_deref()).is_some_and(|loaded| {
-                !loaded.logged.is_empty() || loaded.fragment.chunks().any(|(_, _, c)| c.stale != 0)
-            });
-        if !unfinished {
-            self.dirty.remove(&id);
+        let loaded = self.entries.get(&id).and_then(|entry| entry.loaded.as_deref());
+        if let Some(loaded) = loaded
+            && loaded.logged.is_empty()
+            && loaded.counted.stale == 0
+            && self.dirty.remove(&id)
+        {
+            self.dirty_pages -= loaded.pages;
         }
         self.writing.insert(id);
     }
@@ -290,8 +335,10 @@ impl Index {
         self.writing.remove(&id);
         if let Some(entry) = self.entries.get(&id) {
             self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
-            if entry.loaded.is_some() {
-                self.dirty.insert(id);
+            if let Some(loaded) = &entry.loaded
+                && self.dirty.insert(id)
+            {
+                self.dirty_pages += loaded.pages;
             }
         }
     }
@@ -346,4 +393,12 @@ impl Index {
             })
             .collect()
     }
+}
+
+/// The sums follow what became of a fragment.
+fn recount(sums: &mut HostBlocks, loaded: &mut Loaded) {
+    let now = loaded.fragment.host_blocks();
+    let was = std::mem::replace(&mut loaded.counted, now);
+    sums.unbacked = sums.unbacked + now.unbacked - was.unbacked;
+    sums.stale = sums.stale + now.stale - was.stale;
 }

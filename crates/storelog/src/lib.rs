@@ -22,6 +22,7 @@ mod index;
 pub mod io;
 mod open;
 mod read;
+mod room;
 mod space;
 mod store;
 mod tickets;

@@ -32,8 +32,9 @@ const WINDOW_BYTES: u64 = 1 << 20;
 /// # Errors
 /// [`ErrorKind::Invalid`] when the log is too small for the geometry.
 pub fn prepare(superblock: &Superblock) -> Result<DiskOp> {
-    let edges = 2 * u64::from(superblock.geometry.blocks_per_chunk()) * BLOCK_SIZE as u64;
-    if superblock.log_bytes / 4 < edges + (16 << 10) {
+    // A write of all of a fragment travels in one batch when it cannot go to fresh places.
+    let largest = u64::from(superblock.geometry.blocks_per_fragment()) * BLOCK_SIZE as u64;
+    if superblock.log_bytes / 4 < largest + (16 << 10) {
         return Err(Error::new(ErrorKind::Invalid, "the log is too small"));
     }
     let slot = CheckpointSlot {
@@ -339,7 +340,8 @@ impl Opening {
         let per_unit = self.superblock()?.geometry.blocks_per_chunk();
         // Superblock and slots.
         let reserved = 3_u32.div_ceil(per_unit);
-        let mut space = Space::new(self.limits.units_max, per_unit, reserved);
+        let mut space =
+            Space::new(self.limits.units_max, per_unit, reserved, self.limits.spare_pages);
         for page in self.root.entry_pages.iter().chain(&self.root.space_pages) {
             if *page != 0 {
                 space.adopt_pages(PageRun { page: *page, count: 1 });

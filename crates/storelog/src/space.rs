@@ -19,14 +19,12 @@ pub struct UnitRun {
     pub unit: u32,
     /// How many.
     pub count: u32,
-    /// All of them were written before: writing them changes no metadata of the host.
-    pub written: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Recycled {
     unit: u32,
-    written: bool,
+    backed: u32,
     freed_by: u64,
     ticket: u64,
 }
@@ -42,6 +40,16 @@ pub struct Space {
     in_use: u32,
     dirty: BTreeSet<u32>,
     recycled: VecDeque<Recycled>,
+    /// Blocks of recycled units that the host holds space for, at most.
+    recycled_blocks: u64,
+    /// Units without pages, with all their space, so that pages can be written when the host has
+    /// none left; and those whose space is being asked for.
+    spare: BTreeSet<u32>,
+    preparing: BTreeSet<u32>,
+    /// Spare units there should be.
+    spare_wanted: usize,
+    /// Units of pages that have all their space; they were spare.
+    whole: BTreeSet<u32>,
     /// Units that hold pages, with the pages in use.
     page_units: BTreeMap<u32, u16>,
     /// Those of `page_units` with a free page.
@@ -53,7 +61,7 @@ pub struct Space {
 impl Space {
     /// Nothing in use but `reserved` units at the start.
     #[must_use]
-    pub fn new(units_max: u32, pages_per_unit: u32, reserved: u32) -> Self {
+    pub fn new(units_max: u32, pages_per_unit: u32, reserved: u32, spare_pages: u32) -> Self {
         let mut space = Self {
             words: Vec::new(),
             units_max,
@@ -62,6 +70,11 @@ impl Space {
             in_use: 0,
             dirty: BTreeSet::new(),
             recycled: VecDeque::new(),
+            recycled_blocks: 0,
+            spare: BTreeSet::new(),
+            preparing: BTreeSet::new(),
+            spare_wanted: spare_pages.div_ceil(pages_per_unit) as usize,
+            whole: BTreeSet::new(),
             page_units: BTreeMap::new(),
             page_units_open: BTreeSet::new(),
             long_run_pages: 0,
@@ -84,10 +97,54 @@ impl Space {
         self.recycled.len()
     }
 
-    /// Pages held for the index.
+    /// Blocks of recycled units that the host holds space for, at most.
+    #[must_use]
+    pub const fn recycled_blocks(&self) -> u64 {
+        self.recycled_blocks
+    }
+
+    /// Pages held for the index, spare ones included.
     #[must_use]
     pub fn index_pages(&self) -> u64 {
-        self.page_units.len() as u64 * u64::from(self.pages_per_unit) + self.long_run_pages
+        let units = self.page_units.len() + self.spare.len() + self.preparing.len();
+        units as u64 * u64::from(self.pages_per_unit) + self.long_run_pages
+    }
+
+    /// Pages that can be written though the host has no space left.
+    #[must_use]
+    pub fn pages_at_hand(&self) -> u64 {
+        let open = self.page_units_open.intersection(&self.whole);
+        let open: u32 =
+            open.map(|unit| self.pages_per_unit - self.page_units[unit].count_ones()).sum();
+        u64::from(open) + self.spare.len() as u64 * u64::from(self.pages_per_unit)
+    }
+
+    /// Spare units that are missing.
+    #[must_use]
+    pub fn spare_missing(&self) -> usize {
+        self.spare_wanted.saturating_sub(self.spare.len() + self.preparing.len())
+    }
+
+    /// Spare units, those being prepared included.
+    pub fn spares(&self) -> impl Iterator<Item = u32> {
+        self.spare.iter().chain(&self.preparing).copied()
+    }
+
+    /// A claimed unit, or one taken from the recycled ones, is to become spare: its space is being
+    /// asked for.
+    pub fn prepare_spare(&mut self, unit: u32) {
+        assert!(self.is_used(unit), "a spare unit is claimed first");
+        self.preparing.insert(unit);
+    }
+
+    /// The host has given its space, or has none.
+    pub fn spare_prepared(&mut self, unit: u32, given: bool) {
+        self.preparing.remove(&unit);
+        if given {
+            self.spare.insert(unit);
+        } else {
+            self.recycle(FreedUnit { unit, backed: self.pages_per_unit }, 0, 0);
+        }
     }
 
     /// Units that hold short runs of pages.
@@ -184,7 +241,7 @@ impl Space {
     pub fn claim(&mut self, want: u32) -> Option<UnitRun> {
         let (unit, count) = self.find_free(want)?;
         self.claim_run(unit, count);
-        Some(UnitRun { unit, count, written: false })
+        Some(UnitRun { unit, count })
     }
 
     /// Units for a fresh extent: freed ones first when the rules allow it. `oldest_ticket` is
@@ -194,32 +251,34 @@ impl Space {
         let Some(first) = self.recycled.front().copied().filter(usable) else {
             return self.claim(want);
         };
-        self.recycled.pop_front();
+        self.pop_recycled();
         self.dirty.insert(first.unit / UNITS_PER_PAGE);
         let mut count = 1;
         while count < want
             && let Some(next) = self.recycled.front()
             && usable(next)
             && next.unit == first.unit + count
-            && next.written == first.written
         {
             self.dirty.insert(next.unit / UNITS_PER_PAGE);
-            self.recycled.pop_front();
+            self.pop_recycled();
             count += 1;
         }
-        Some(UnitRun { unit: first.unit, count, written: first.written })
+        Some(UnitRun { unit: first.unit, count })
+    }
+
+    fn pop_recycled(&mut self) -> Option<u32> {
+        let popped = self.recycled.pop_front()?;
+        self.recycled_blocks -= u64::from(popped.backed);
+        Some(popped.unit)
     }
 
     /// A durable record of batch `seq` freed a unit; `ticket` is the next one to be given out.
     pub fn recycle(&mut self, freed: FreedUnit, seq: u64, ticket: u64) {
         assert!(self.is_used(freed.unit), "unit {} was freed twice", freed.unit);
         self.dirty.insert(freed.unit / UNITS_PER_PAGE);
-        self.recycled.push_back(Recycled {
-            unit: freed.unit,
-            written: freed.written,
-            freed_by: seq,
-            ticket,
-        });
+        let FreedUnit { unit, backed } = freed;
+        self.recycled_blocks += u64::from(backed);
+        self.recycled.push_back(Recycled { unit, backed, freed_by: seq, ticket });
     }
 
     /// Takes out the recycled units that a checkpoint starting behind batch `replayed` may give
@@ -230,7 +289,7 @@ impl Space {
         while self.recycled.len() > keep
             && self.recycled.front().is_some_and(|r| r.freed_by <= replayed)
         {
-            taken.extend(self.recycled.pop_front().map(|r| r.unit));
+            taken.extend(self.pop_recycled());
         }
         taken.sort_unstable();
         taken
@@ -253,7 +312,7 @@ impl Space {
         for unit in units {
             if !self.is_used(unit) {
                 self.set(unit, true);
-                self.recycled.push_back(Recycled { unit, written: false, freed_by: 0, ticket: 0 });
+                self.recycle(FreedUnit { unit, backed: self.pages_per_unit }, 0, 0);
             }
         }
     }
@@ -285,7 +344,14 @@ impl Space {
             .find_map(|unit| fits(self.page_units[unit]).map(|at| (*unit, at)));
         let (unit, at) = match found {
             Some(found) => found,
-            None => (self.claim(1)?.unit, 0),
+            None => match self.spare.pop_first() {
+                Some(unit) => {
+                    self.whole.insert(unit);
+                    self.dirty.insert(unit / UNITS_PER_PAGE);
+                    (unit, 0)
+                }
+                None => (self.claim(1)?.unit, 0),
+            },
         };
         let mask = self.page_units.entry(unit).or_default();
         *mask |= run_mask(at, count);
@@ -326,7 +392,8 @@ impl Space {
         }
     }
 
-    /// Pages are free again. Gives the units that hold no page any more, still in use.
+    /// Pages are free again. Gives the units that hold no page any more, still in use; those that
+    /// are wanted as spare ones stay.
     pub fn free_pages(&mut self, run: PageRun) -> Vec<u32> {
         let per_unit = u64::from(self.pages_per_unit);
         let first = (run.page / per_unit) as u32;
@@ -342,6 +409,10 @@ impl Space {
         if *mask == 0 {
             self.page_units.remove(&first);
             self.page_units_open.remove(&first);
+            if self.whole.remove(&first) && self.spare_missing() > 0 {
+                self.spare.insert(first);
+                return Vec::new();
+            }
             vec![first]
         } else {
             self.page_units_open.insert(first);
@@ -427,24 +498,24 @@ mod tests {
     use super::*;
 
     fn freed(unit: u32) -> FreedUnit {
-        FreedUnit { unit, written: true }
+        FreedUnit { unit, backed: 4 }
     }
 
     #[test]
     fn freed_units_wait_for_readers() {
-        let mut space = Space::new(1000, 16, 1);
-        assert_eq!(space.claim(4), Some(UnitRun { unit: 1, count: 4, written: false }));
+        let mut space = Space::new(1000, 16, 1, 0);
+        assert_eq!(space.claim(4), Some(UnitRun { unit: 1, count: 4 }));
         space.recycle(freed(2), 7, 50);
         space.recycle(freed(3), 7, 50);
         let fresh = space.claim_for_log(1, 49).expect("space");
         assert_eq!(fresh.unit, 5, "a reader from before the free is still there");
         let reused = space.claim_for_log(8, 50).expect("space");
-        assert_eq!(reused, UnitRun { unit: 2, count: 2, written: true });
+        assert_eq!(reused, UnitRun { unit: 2, count: 2 });
     }
 
     #[test]
     fn only_frees_before_the_checkpoint_return_to_the_host() {
-        let mut space = Space::new(1000, 16, 1);
+        let mut space = Space::new(1000, 16, 1, 0);
         space.claim(6);
         space.recycle(freed(5), 1, 0);
         space.recycle(freed(1), 2, 0);
@@ -454,12 +525,12 @@ mod tests {
         space.release(1);
         space.release(5);
         assert_eq!(space.units_in_use(), 5);
-        assert_eq!(space.claim(9), Some(UnitRun { unit: 1, count: 1, written: false }));
+        assert_eq!(space.claim(9), Some(UnitRun { unit: 1, count: 1 }));
     }
 
     #[test]
     fn pages_share_units_and_empty_units_are_found() {
-        let mut space = Space::new(1000, 4, 1);
+        let mut space = Space::new(1000, 4, 1, 0);
         let a = space.claim_pages(3).expect("space");
         let b = space.claim_pages(1).expect("space");
         let c = space.claim_pages(2).expect("space");
@@ -475,8 +546,32 @@ mod tests {
     }
 
     #[test]
+    fn spare_units_serve_pages_and_come_back() {
+        let mut space = Space::new(100, 4, 1, 4);
+        let unit = space.claim(1).expect("space").unit;
+        space.prepare_spare(unit);
+        assert_eq!((space.pages_at_hand(), space.spare_missing(), space.index_pages()), (0, 0, 4));
+        space.spare_prepared(unit, true);
+        assert_eq!(space.pages_at_hand(), 4);
+        let run = space.claim_pages(3).expect("space");
+        assert_eq!((run.page, space.pages_at_hand(), space.spare_missing()), (4, 1, 1));
+        assert_eq!(space.free_pages(run), [], "it is spare again");
+        assert_eq!((space.pages_at_hand(), space.spare_missing()), (4, 0));
+        // One more than wanted is given away.
+        let run = space.claim_pages(4).expect("space");
+        let other = space.claim(1).expect("space").unit;
+        space.prepare_spare(other);
+        assert_eq!(space.free_pages(run), [unit]);
+        space.spare_prepared(other, false);
+        assert_eq!(
+            (space.recycled().collect::<Vec<_>>(), space.recycled_blocks()),
+            (vec![other], 4)
+        );
+    }
+
+    #[test]
     fn free_units_are_taken_in_slices() {
-        let mut space = Space::new(70, 4, 1);
+        let mut space = Space::new(70, 4, 1, 0);
         space.claim(3);
         space.release(2);
         assert_eq!(space.take_free(0, 4), (vec![2, 4, 5, 6], Some(7)));
@@ -490,11 +585,11 @@ mod tests {
 
     #[test]
     fn the_address_space_has_an_end() {
-        let mut space = Space::new(10, 4, 2);
-        assert_eq!(space.claim(100), Some(UnitRun { unit: 2, count: 8, written: false }));
+        let mut space = Space::new(10, 4, 2, 0);
+        assert_eq!(space.claim(100), Some(UnitRun { unit: 2, count: 8 }));
         assert_eq!(space.claim(1), None);
         assert_eq!(space.claim_pages(1), None);
         space.release(4);
-        assert_eq!(space.claim(2), Some(UnitRun { unit: 4, count: 1, written: false }));
+        assert_eq!(space.claim(2), Some(UnitRun { unit: 4, count: 1 }));
     }
 }

@@ -4,7 +4,7 @@
 //! not before, so reads and checkpoints never see anything that a crash could take back.
 
 use crate::checkpoint::{Checkpoint, CheckpointOp};
-use crate::command::{Answer, Command, CommandId, Effect, Input};
+use crate::command::{Answer, Command, CommandId, Effect, Input, ZeroKind};
 use crate::format::batch::Record;
 use crate::format::index::PageRun;
 use crate::format::superblock::{LogPosition, Superblock};
@@ -30,6 +30,9 @@ pub struct Limits {
     pub units_max: u32,
     /// Freed units kept for fresh extents while the store is busy.
     pub recycled_units: usize,
+    /// Pages of the index whose space is held ready, so that a host that somebody else filled
+    /// does not keep a checkpoint from being written.
+    pub spare_pages: u32,
     /// Free units that one checkpoint gives back to the host after a crash.
     pub give_back_units: u32,
     /// Writes that cover whole chunks of at least that many blocks go to fresh extents.
@@ -38,12 +41,13 @@ pub struct Limits {
 
 impl Limits {
     /// For a disk in production: 64 MiB each of bookkeeping and logged bytes, 256 TiB of address
-    /// space, 64 MiB of recycled units.
+    /// space, 64 MiB of recycled units, 4 MiB for pages.
     pub const STANDARD: Self = Self {
         cache_bytes: 64 << 20,
         logged_bytes: 64 << 20,
         units_max: u32::MAX - 1,
         recycled_units: 1024,
+        spare_pages: 1024,
         give_back_units: 1 << 14,
         extent_blocks_min: 16,
     };
@@ -82,6 +86,8 @@ pub(crate) struct Active {
     pub writes: VecDeque<u64>,
     /// Admitted writes that are not applied yet.
     pub unapplied: u32,
+    /// Those of them that may give space back: until then nobody knows what a write will need.
+    pub clearing: u32,
     /// Commands that wait for the page, or behind one that must be alone.
     pub waiting: VecDeque<(CommandId, Command)>,
     /// A write that must be alone is on its way.
@@ -142,11 +148,10 @@ pub struct Store {
     pub(crate) replaced_pages: Vec<PageRun>,
     /// Units that nothing uses but replay from the installed checkpoint might.
     pub(crate) held_units: Vec<u32>,
-    pub(crate) logged_blocks: u64,
     pub(crate) logged_bytes: usize,
     pub(crate) pending_bytes: u64,
     pub(crate) host_free: u64,
-    pub(crate) backed_at_report: u64,
+    pub(crate) held_at_report: u64,
     pub(crate) now: u64,
     pub(crate) last_write: u64,
     pub(crate) dirty_since: Option<u64>,
@@ -161,6 +166,8 @@ pub struct Store {
     pub(crate) retry_checkpoint_at: u64,
     /// The last checkpoint found no space: what is left of the log is for deletes and discards.
     pub(crate) short_of_space: bool,
+    /// A batch waits until a checkpoint has made fragments clean: there are no pages for more.
+    pub(crate) pages_wanted: bool,
     pub(crate) stats: Stats,
     pub(crate) failed: Option<String>,
     pub(crate) next_op: u64,
@@ -181,7 +188,7 @@ impl Store {
             }
             Input::HostFree(bytes) => {
                 self.host_free = bytes;
-                self.backed_at_report = self.backed_bytes();
+                self.held_at_report = self.held_bytes();
             }
         }
     }
@@ -228,12 +235,10 @@ impl Store {
     /// Space held and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let pages = self.space.index_pages();
-        let recycled = self.space.recycled_units() as u64
-            * u64::from(self.superblock.geometry.blocks_per_chunk());
+        let unbacked = self.index.host_blocks().unbacked * BLOCK_SIZE as u64;
         Usage {
-            used: (self.index.stored_blocks() + pages + recycled) * BLOCK_SIZE as u64,
-            free: self.free_bytes().saturating_sub(self.reserve_bytes()),
+            used: self.held_bytes() + unbacked,
+            free: self.room().saturating_sub(self.reserve_bytes()),
         }
     }
 
@@ -310,32 +315,6 @@ impl Store {
         u64::from(unit) * self.geometry().chunk_bytes()
     }
 
-    /// Bytes that the host holds for us now, as far as known.
-    fn backed_bytes(&self) -> u64 {
-        let per_unit = u64::from(self.superblock.geometry.blocks_per_chunk());
-        let blocks = self.index.stored_blocks().saturating_sub(self.logged_blocks)
-            + self.space.recycled_units() as u64 * per_unit
-            + self.space.index_pages();
-        blocks * BLOCK_SIZE as u64
-    }
-
-    /// What the host had free when it last told, less what was promised since.
-    pub(crate) fn free_bytes(&self) -> u64 {
-        let pages = self.space.index_pages();
-        let recycled = self.space.recycled_units() as u64
-            * u64::from(self.superblock.geometry.blocks_per_chunk());
-        let promised = (self.index.stored_blocks() + pages + recycled) * BLOCK_SIZE as u64
-            + self.pending_bytes;
-        (self.host_free + self.backed_at_report).saturating_sub(promised)
-    }
-
-    /// Kept free of client data, so that checkpoints, discards and deletes always work: the
-    /// index of what is cached twice over (old and new pages), and some for the host's own use.
-    pub(crate) fn reserve_bytes(&self) -> u64 {
-        let total = self.host_free + self.backed_at_report;
-        (16 << 20).max(total / 64).min(1 << 30).min(total / 8)
-    }
-
     fn completed(&mut self, completion: Completion, out: &mut Vec<Effect>) {
         // Operations of a store that failed meanwhile have no purpose any more.
         let Some(purpose) = self.ops.remove(&completion.op) else {
@@ -361,11 +340,8 @@ impl Store {
             return;
         };
         let ready = self.index.is_ready(fragment);
-        let alone = needs_to_be_alone(&command);
-        let queued = (alone && self.is_punching(fragment))
-            || self.active.get(&fragment).is_some_and(|active| {
-                active.exclusive || !active.waiting.is_empty() || (alone && active.unapplied > 0)
-            });
+        let queued = self.must_wait(fragment, &command)
+            || self.active.get(&fragment).is_some_and(|active| !active.waiting.is_empty());
         if ready && !queued {
             self.run(id, command, out);
         } else {
@@ -401,24 +377,41 @@ impl Store {
     /// Runs commands of a fragment that waited, as far as they may.
     pub(crate) fn drain_waiting(&mut self, fragment: FragmentId, out: &mut Vec<Effect>) {
         loop {
-            let ready = self.index.is_ready(fragment);
-            let punching = self.is_punching(fragment);
             let Some(active) = self.active.get_mut(&fragment) else {
                 return;
             };
-            let Some((_, command)) = active.waiting.front() else {
-                break;
-            };
-            let alone = needs_to_be_alone(command);
-            if !ready || active.exclusive || (alone && (active.unapplied > 0 || punching)) {
-                return;
-            }
             let Some((id, command)) = active.waiting.pop_front() else {
                 break;
             };
+            if !self.index.is_ready(fragment) || self.must_wait(fragment, &command) {
+                if let Some(active) = self.active.get_mut(&fragment) {
+                    active.waiting.push_front((id, command));
+                }
+                return;
+            }
             self.run(id, command, out);
         }
         self.drop_idle(fragment);
+    }
+
+    /// Whether what is on its way in the fragment must end before the command may run.
+    fn must_wait(&mut self, fragment: FragmentId, command: &Command) -> bool {
+        let active = self.active.get(&fragment);
+        if active.is_some_and(|active| active.exclusive) {
+            return true;
+        }
+        match command {
+            // A reservation looks at the chunk's present home and space.
+            Command::Zero { kind: ZeroKind::Reserve, .. } => {
+                active.is_some_and(|active| active.unapplied > 0) || self.is_punching(fragment)
+            }
+            // What it needs may be less than all of it.
+            Command::Write { data, .. } => {
+                active.is_some_and(|active| active.clearing > 0)
+                    && !self.has_room(data.iter().map(|piece| piece.len() as u64).sum())
+            }
+            _ => false,
+        }
     }
 
     /// Whether space of blocks of the fragment is just being given back.
@@ -473,12 +466,6 @@ impl Store {
     pub(crate) fn record_prev(&self, record: &Record) -> sheepdog_types::Version {
         self.index.get(record.fragment).map_or(sheepdog_types::Version::ZERO, |entry| entry.head)
     }
-}
-
-/// Reservations look at the chunk's present home and space, so no other write of the fragment, and
-/// no punch in it, may be on its way.
-const fn needs_to_be_alone(command: &Command) -> bool {
-    matches!(command, Command::Zero { kind: crate::command::ZeroKind::Reserve, .. })
 }
 
 /// The answer to a request outside the fragment.

@@ -8,7 +8,7 @@
 use crate::checksum::block_crc;
 use crate::command::{Answer, CommandId, Effect, ZeroKind};
 use crate::format::batch::{
-    self, BATCH_BYTES_MAX, BatchHeader, Body, HEADER_BYTES, Placed, RECORDS_BYTES_MAX, Record,
+    self, BatchHeader, Body, HEADER_BYTES, Placed, RECORDS_BYTES_MAX, Record,
 };
 use crate::fragment::FreedUnit;
 use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
@@ -16,6 +16,10 @@ use crate::space::UnitRun;
 use crate::store::{Purpose, Store, out_of_range};
 use bytes::Bytes;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, Version, Vid};
+use std::collections::BTreeSet;
+
+/// Bytes of a batch, unless its first write alone has more.
+const BATCH_BYTES_TARGET: usize = 4 << 20;
 
 /// An admitted write until its batch is durable.
 pub(crate) struct PendingWrite {
@@ -23,6 +27,8 @@ pub(crate) struct PendingWrite {
     pub record: Record,
     /// Bytes of the blocks that travel in the batch, in order.
     payload: Vec<Bytes>,
+    /// All its bytes, while some of them are on their way to fresh extents.
+    data: Vec<Bytes>,
     /// Counted in the store's pending bytes.
     need: u64,
     ops_left: u32,
@@ -67,7 +73,8 @@ impl Store {
         if !whole || !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
         }
-        if !self.has_room(bytes as u64) {
+        let need = self.adds(fragment, vid, start, count);
+        if !self.has_room(need) {
             return out.push(Effect::Reply(command, Err(no_space())));
         }
         for piece in &mut data {
@@ -83,12 +90,14 @@ impl Store {
 
         let per_chunk = self.geometry().blocks_per_chunk();
         let (first, end) = (start.div_ceil(per_chunk), (start + count) / per_chunk);
-        let (first, end) =
-            if end > first && (end - first) * per_chunk >= self.limits.extent_blocks_min {
-                (first, end)
-            } else {
-                (0, 0)
-            };
+        let (first, end) = if end > first
+            && (end - first) * per_chunk >= self.limits.extent_blocks_min
+            && self.room_for_extents(bytes as u64)
+        {
+            (first, end)
+        } else {
+            (0, 0)
+        };
         let Some((units, extents)) = self.claim_chunks(first, end) else {
             return out.push(Effect::Reply(command, Err(no_space())));
         };
@@ -124,7 +133,8 @@ impl Store {
                 command,
                 record,
                 payload,
-                need: bytes as u64,
+                data: if units.is_empty() { Vec::new() } else { data },
+                need,
                 ops_left: units.len() as u32,
                 flush_data: !units.is_empty(),
                 units,
@@ -158,6 +168,7 @@ impl Store {
                 body: Body::Zero { start, count, kind, units: Vec::new() },
             },
             payload: Vec::new(),
+            data: Vec::new(),
             need: 0,
             ops_left: 0,
             flush_data: false,
@@ -179,11 +190,11 @@ impl Store {
             return false;
         };
         let (start, count) = (*start, *count);
-        write.need = u64::from(count) * BLOCK_SIZE as u64;
+        let (fragment, vid) = (write.record.fragment, write.record.vid);
+        write.need = self.adds(fragment, vid, start, count);
         if !self.has_room(write.need) {
             return false;
         }
-        let (fragment, vid) = (write.record.fragment, write.record.vid);
         let geometry = self.geometry();
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         for (chunk, mask) in chunk_masks(start, count, geometry.blocks_per_chunk()) {
@@ -247,6 +258,7 @@ impl Store {
                 command,
                 record,
                 payload: Vec::new(),
+                data: Vec::new(),
                 need: 0,
                 ops_left: 0,
                 flush_data: false,
@@ -257,11 +269,13 @@ impl Store {
         );
     }
 
-    /// Whether a write of that many bytes may be admitted. The next checkpoint writes a page for
-    /// each fragment that changed before the old ones are free, however little changed in it.
-    fn has_room(&self, bytes: u64) -> bool {
-        let pages = (self.index.dirty().len() + 1) as u64 * BLOCK_SIZE as u64;
-        !self.short_of_space && self.free_bytes() >= bytes + pages + self.reserve_bytes()
+    /// Bytes of space that a write of these blocks will hold and does not hold yet. While
+    /// something that gives space back is on its way in the fragment, that is all of it.
+    fn adds(&mut self, fragment: FragmentId, vid: Vid, start: u32, count: u32) -> u64 {
+        let unknown = self.active.get(&fragment).is_some_and(|active| active.clearing > 0);
+        let loaded = self.index.loaded(fragment).filter(|_| !unknown);
+        let blocks = loaded.map_or(count, |loaded| loaded.fragment.unstored(vid, start, count));
+        u64::from(blocks) * BLOCK_SIZE as u64
     }
 
     fn in_fragment(&self, start: u32, count: u32) -> bool {
@@ -297,8 +311,9 @@ impl Store {
     fn release_units(&mut self, runs: &[UnitRun]) {
         let ticket = self.tickets.next();
         for unit in runs.iter().flat_map(|run| run.unit..run.unit + run.count) {
-            let freed = FreedUnit { unit, written: false };
-            self.space.recycle(freed, self.log.next.seq, ticket);
+            let freed = FreedUnit { unit, backed: self.geometry().blocks_per_chunk() };
+            // No record names it; whatever freed it before is durable.
+            self.space.recycle(freed, self.log.durable, ticket);
         }
     }
 
@@ -308,12 +323,11 @@ impl Store {
             return;
         };
         let per_chunk = self.geometry().blocks_per_chunk();
-        let Some(loaded) = self.index.loaded(record.fragment) else {
-            return;
-        };
-        for ((chunk, mask), placed) in chunk_masks(*start, *count, per_chunk).zip(units) {
-            loaded.fragment.add_stale(record.vid, chunk, placed.unit, mask);
-        }
+        self.index.change_space(record.fragment, |loaded| {
+            for ((chunk, mask), placed) in chunk_masks(*start, *count, per_chunk).zip(units) {
+                loaded.fragment.add_stale(record.vid, chunk, placed.unit, mask);
+            }
+        });
         self.index.mark_dirty(record.fragment);
         self.dirty_since.get_or_insert(self.now);
         self.stale_pending = true;
@@ -323,6 +337,7 @@ impl Store {
         let fragment = write.record.fragment;
         let id = self.next_write;
         self.next_write += 1;
+        let clearing = write.record.may_clear();
         self.pending_bytes += write.need;
         self.last_write = self.now;
         self.idle_checkpoints = 0;
@@ -330,6 +345,7 @@ impl Store {
         let active = self.active.entry(fragment).or_default();
         active.writes.push_back(id);
         active.unapplied += 1;
+        active.clearing += u32::from(clearing);
         active.exclusive |= exclusive;
         self.queue_ready(fragment);
     }
@@ -358,6 +374,9 @@ impl Store {
         {
             return self.fail_op("write an extent", error, out);
         }
+        if result.is_err() {
+            self.host_is_full();
+        }
         let Some(write) = self.writes.get_mut(&id) else {
             return;
         };
@@ -365,8 +384,27 @@ impl Store {
         write.ops_left -= 1;
         if write.ops_left == 0 {
             let fragment = write.record.fragment;
+            if write.failed.is_some() && write.need == 0 {
+                self.write_in_place(id);
+            }
             self.queue_ready(fragment);
         }
+    }
+
+    /// The host had no space for fresh extents, less than it had said. A write that adds nothing
+    /// has its space: it goes there by way of the log.
+    fn write_in_place(&mut self, id: u64) {
+        let Some(write) = self.writes.get_mut(&id).filter(|write| !write.data.is_empty()) else {
+            return;
+        };
+        if let Body::Write { extents, .. } = &mut write.record.body {
+            extents.clear();
+        }
+        write.payload = std::mem::take(&mut write.data);
+        write.flush_data = false;
+        write.failed = None;
+        let units = std::mem::take(&mut write.units);
+        self.release_units(&units);
     }
 
     /// Forms the next batch, if none is on its way: never more than one flush in flight, what
@@ -377,11 +415,16 @@ impl Store {
         }
         self.refuse_failed(out);
         let unit = self.superblock.log_unit as usize;
-        let limit = BATCH_BYTES_MAX.min(self.superblock.log_bytes as usize / 4);
+        let limit = BATCH_BYTES_TARGET.min(self.superblock.log_bytes as usize / 4);
+        let (spare, mut dirtied) = (self.fragments_to_spare(), BTreeSet::new());
         let (mut records_bytes, mut payload_bytes, mut taken) = (HEADER_BYTES, 0, 0);
         for id in &self.log.queue {
             let write = &self.writes[id];
             if write.failed.is_some() {
+                break;
+            }
+            if !self.may_dirty(write.record.fragment, &mut dirtied, spare) {
+                self.pages_wanted = true;
                 break;
             }
             let records = records_bytes + write.record.encoded_bytes();
@@ -395,6 +438,9 @@ impl Store {
             (records_bytes, payload_bytes, taken) = (records, payload, taken + 1);
         }
         if taken == 0 {
+            if self.pages_wanted && self.short_of_space && self.refuse_queued() {
+                self.start_batch(out);
+            }
             return;
         }
         let total = (records_bytes.next_multiple_of(unit) + payload_bytes) as u64;
@@ -463,7 +509,7 @@ impl Store {
         let mut any = false;
         for id in &self.log.queue {
             if let Some(write) = self.writes.get_mut(id)
-                && write.need > 0
+                && !write.record.may_clear()
                 && write.failed.is_none()
             {
                 write.failed = Some(DiskError {
@@ -498,6 +544,7 @@ impl Store {
         let fragment = write.record.fragment;
         if let Some(active) = self.active.get_mut(&fragment) {
             active.unapplied -= 1;
+            active.clearing -= u32::from(write.record.may_clear());
             if active.unapplied == 0 {
                 active.exclusive = false;
             }

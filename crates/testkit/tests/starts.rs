@@ -5,7 +5,6 @@ use sheepdog_testkit::Server;
 use sheepdog_testkit::kept::{assert_kept, sheep_with_kept};
 use sheepdog_testkit::loopfs::SmallFs;
 use sheepdog_testkit::nbd::{Client, Command};
-use sheepdog_testkit::process::wait_until;
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
 use std::fs::File;
@@ -165,19 +164,21 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     let refused = dog.run(&["vdi", "create", "-P", "other", "64M"]);
     assert_eq!(refused.code, 1, "{}", refused.stderr);
     assert_eq!(refused.stderr.lines().count(), 1, "{}", refused.stderr);
-    // Room is made by discarding, on the full disk, and used again once it is given back.
+    // What has its space can be written again, whole chunks too.
+    Rng::new(10).fill(&mut data);
+    client.write(10 << 20, &data).expect("an overwrite needs no space");
+    // Room is made by discarding, on the full disk, and can be used at once.
     let reply = client.call(Command::Trim, 0, 0, 8 << 20, &[]).expect("an answer");
     assert_eq!(reply.error, 0);
-    wait_until("there is room again", || {
-        let reply = client.call(Command::Write, 0, 0, 4096, &data[..4096]);
-        reply.expect("an answer").error == 0
-    });
+    for at in 0..4 {
+        client.write(at << 20, &data).expect("there is room again");
+    }
     // And a full disk is no reason not to start.
     drop(client);
     sheep.kill();
     sheep.start();
     let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
-    assert!(client.read(0, 4096).expect("read") == data[..4096]);
+    assert!(client.read(0, 1 << 20).expect("read") == data);
     check(&mut client, 8);
     drop(client);
     sheep.stop();

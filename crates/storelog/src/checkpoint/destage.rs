@@ -1,5 +1,5 @@
 //! Destaging: blocks that are in the log only go home, space that nobody wants goes back to the
-//! host. What memory no longer holds is fetched from the log first.
+//! host before anything new is written. What memory no longer holds is fetched from the log first.
 
 use super::CheckpointOp;
 use crate::checksum::block_crc;
@@ -12,17 +12,18 @@ use sheepdog_types::{BLOCK_SIZE, FragmentId, Vid};
 use std::collections::BTreeMap;
 
 impl Store {
-    /// Writes the logged blocks of a fragment home and gives back its stale ones; fetches from the
-    /// log first what memory does not hold.
+    /// Writes the logged blocks of a fragment home; fetches from the log first what memory does not
+    /// hold.
     pub(super) fn destage(&mut self, id: FragmentId, out: &mut Vec<Effect>) {
         let oldest = self.tickets.oldest();
+        let begun = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.replay.seq);
         let Some(loaded) = self.index.loaded(id) else {
             return;
         };
         let fetch: Vec<(Vid, u32, u64, u64)> = loaded
             .logged
             .iter()
-            .filter(|(_, block)| block.bytes.is_none())
+            .filter(|(_, block)| block.bytes.is_none() && block.seq < begun)
             .map(|((vid, number), block)| (*vid, *number, block.seq, block.pos))
             .collect();
         if !fetch.is_empty() {
@@ -43,10 +44,9 @@ impl Store {
             }
             return;
         }
-        self.punch_stale(id, oldest, out);
-
-        // What goes home, by chunk. A block whose home may still be read by an older operation
-        // stays in the log until the next checkpoint; it is behind this one's replay position.
+        // What goes home, by chunk. What came since the checkpoint began may count on space that
+        // only the next one gives back. A block whose home may still be read by an older operation
+        // stays in the log too; it is behind this one's replay position.
         let per_chunk = self.geometry().blocks_per_chunk();
         let mut chunks: BTreeMap<(Vid, u8), BTreeMap<u32, (Bytes, u64)>> = BTreeMap::new();
         let Some(loaded) = self.index.loaded(id) else {
@@ -54,6 +54,7 @@ impl Store {
         };
         for ((vid, block), logged) in &loaded.logged {
             if let Some(bytes) = &logged.bytes
+                && logged.seq < begun
                 && logged.ticket <= oldest
             {
                 let chunk = chunks.entry((*vid, (block / per_chunk) as u8)).or_default();
@@ -81,7 +82,9 @@ impl Store {
         }
     }
 
-    pub(super) fn punch_stale(&mut self, id: FragmentId, oldest: u64, out: &mut Vec<Effect>) {
+    /// Gives the stale blocks of a fragment back.
+    pub(super) fn punch_stale(&mut self, id: FragmentId, out: &mut Vec<Effect>) {
+        let oldest = self.tickets.oldest();
         let Some(loaded) = self.index.loaded(id) else {
             return;
         };
@@ -98,10 +101,10 @@ impl Store {
             .filter_map(|(vid, index, chunk)| Some((vid, index, chunk.unit?, chunk.stale)))
             .collect();
         for (vid, index, unit, mask) in stale {
-            if let Some(loaded) = self.index.loaded(id) {
+            self.index.change_space(id, |loaded| {
                 loaded.fragment.forget_stale(vid, index);
                 loaded.punching += mask_runs(mask).count() as u32;
-            }
+            });
             for (slot, count) in mask_runs(mask) {
                 let op = DiskOp::Punch {
                     offset: self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64,
@@ -125,12 +128,12 @@ impl Store {
         let CheckpointOp::PunchBlocks { fragment, vid, chunk, unit, mask, .. } = *op else {
             return;
         };
-        if let Some(loaded) = self.index.loaded(fragment) {
+        self.index.change_space(fragment, |loaded| {
             loaded.punching = loaded.punching.saturating_sub(1);
             if !done {
                 loaded.fragment.add_stale(vid, chunk, unit, mask);
             }
-        }
+        });
         self.drain_waiting(fragment, out);
     }
 
@@ -185,7 +188,6 @@ impl Store {
                     // The log's copy is rotten. It cannot be brought home; the block keeps its
                     // checksum, so reading it is an error and never wrong bytes.
                     loaded.logged.remove(&(vid, block));
-                    self.logged_blocks -= 1;
                     self.stats.checksum_errors += 1;
                     lost = true;
                 }
@@ -223,9 +225,10 @@ impl Store {
                 freed_bytes += logged.bytes.map_or(0, |bytes| bytes.len());
             }
         }
-        loaded.fragment.set_backed(*vid, chunk, *unit, mask);
-        self.logged_blocks -= freed_blocks;
         self.logged_bytes -= freed_bytes;
+        self.index.change_space(*fragment, |loaded| {
+            loaded.fragment.set_backed(*vid, chunk, *unit, mask);
+        });
         self.stats.destaged_blocks += freed_blocks;
     }
 }

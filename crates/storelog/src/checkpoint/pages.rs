@@ -103,6 +103,7 @@ impl Store {
             self.index.entry_pages(),
             self.space.allocation_pages() + 1,
             self.space.recycled_units()
+                + self.space.spares().count()
                 + self.writes.values().flat_map(PendingWrite::units).count()
                 + emptied
                 + 64,
@@ -143,7 +144,8 @@ impl Store {
         }
         // On disk, recycled units and those emptied of pages are free already. Units of writes that
         // are not durable yet are free still: if they become durable, replay claims them.
-        let mut also_free: BTreeSet<u32> = self.space.recycled().collect();
+        let mut also_free: BTreeSet<u32> =
+            self.space.recycled().chain(self.space.spares()).collect();
         also_free.extend(self.writes.values().flat_map(PendingWrite::units));
         also_free.extend(checkpoint.held.iter().chain(&self.held_units));
         let mut unpunched: Vec<u32> = also_free.iter().copied().collect();

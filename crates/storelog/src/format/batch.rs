@@ -17,8 +17,8 @@ const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 64;
 /// Bytes of header and records of one batch, at most.
 pub const RECORDS_BYTES_MAX: usize = 1 << 20;
-/// Bytes of a whole batch, at most.
-pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes of a whole batch, at most: one that holds all blocks of the largest write.
+pub const BATCH_BYTES_MAX: usize = 6 << 20;
 
 /// What was done to a range of blocks that now read as zeros.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +53,17 @@ pub struct Record {
     pub prev: Version,
     /// What it does.
     pub body: Body,
+}
+
+impl Record {
+    /// Whether blocks may hold less space behind it than before.
+    #[must_use]
+    pub const fn may_clear(&self) -> bool {
+        match &self.body {
+            Body::Write { .. } | Body::Zero { kind: ZeroKind::Reserve, .. } => false,
+            Body::Zero { .. } | Body::DeleteVid { .. } => true,
+        }
+    }
 }
 
 /// What a record does.

@@ -5,7 +5,7 @@
 
 use super::codec::{Malformed, Reader, Writer, frame, unframe};
 use crate::fragment::{Chunk, Fragment, full_mask};
-use sheepdog_types::{FragmentId, Geometry, Interval, LineageId, Version, Vid};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Geometry, Interval, LineageId, Version, Vid};
 
 const WHAT: &str = "fragment page";
 const MAGIC: u32 = 0x5344_4650; // "PFDS"
@@ -52,7 +52,21 @@ pub fn encode(
             }
         }
     }
-    frame(MAGIC, VERSION, &w.bytes)
+    let bytes = frame(MAGIC, VERSION, &w.bytes);
+    assert!(bytes.len().div_ceil(BLOCK_SIZE) as u64 <= pages_max(fragment), "a page has room");
+    bytes
+}
+
+/// Pages that [`encode`] needs at most.
+#[must_use]
+pub fn pages_max(fragment: &Fragment) -> u64 {
+    const FRAME_AND_IDS: usize = 16 + 8 + 8 + 16 + 8 + 8 + 4;
+    let (chunks, owned) = fragment.extent();
+    let bytes = FRAME_AND_IDS
+        + size_of_val(fragment.chunk_versions())
+        + chunks * (4 + 1 + 4 + 4 * 2)
+        + owned * 4;
+    bytes.div_ceil(BLOCK_SIZE) as u64
 }
 
 /// What a page holds.

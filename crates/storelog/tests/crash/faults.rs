@@ -28,8 +28,9 @@ fn without_space_writes_are_refused_and_nothing_is_lost() {
                 run.step();
             }
             if round % 2 == 0 {
-                // The host has space again: the store goes on.
+                // The host has space again, and says so: the store goes on.
                 run.disk.faults = Faults::default();
+                run.tell_free();
                 run.settle();
                 run.command(Command::Checkpoint);
                 run.settle();
@@ -86,6 +87,49 @@ fn a_full_host_refuses_writes_early_and_never_deletes() {
         assert!(total.refused > 100, "{total:?}");
     }
     assert_eq!(total.abandoned, 0, "space for checkpoints is kept: {total:?}");
+}
+
+#[test]
+fn space_once_given_can_be_written_when_somebody_else_fills_the_host() {
+    let total = all(40, |seed| {
+        let mut run = Run::new(seed);
+        run.keep_spare(40);
+        run.open();
+        run.tell_free();
+        let fragments = 4 + run.rng.below(20);
+        for fragment in 0..fragments {
+            run.reserve_all_of(fragment);
+            if run.rng.chance(30) {
+                run.write_all_of(fragment);
+            }
+        }
+        run.settle();
+        run.command(Command::Checkpoint);
+        run.settle();
+        assert_eq!(run.counts.refused, 0);
+        run.fill_host();
+        for _ in 0..4 {
+            for _ in 0..40 {
+                let fragment = run.rng.below(fragments);
+                run.write_all_of(fragment);
+                if run.rng.chance(30) {
+                    run.settle();
+                }
+                if run.rng.chance(10) {
+                    run.tell_free();
+                }
+            }
+            run.settle();
+            if run.rng.chance(50) {
+                run.die();
+                run.tell_free();
+            }
+        }
+        assert_eq!(run.counts.refused, 0, "all of it had its space");
+        run.check_space();
+        run.counts
+    });
+    assert_eq!(total.abandoned, 0, "pages have their space: {total:?}");
 }
 
 #[test]

@@ -136,6 +136,11 @@ impl SimDisk {
         self.allocated.len() + new.count() <= capacity
     }
 
+    /// There is no more space than what is allocated.
+    pub fn fill(&mut self) {
+        self.capacity = Some(self.allocated.len());
+    }
+
     /// What the host has free for the data area.
     pub fn free_bytes(&self) -> u64 {
         let blocks =

@@ -100,7 +100,7 @@ impl Run {
             disk: DiskId([1; 16]),
             cluster: [2; 16],
             log_id: rng.next(),
-            log_bytes: if geometry.blocks_per_chunk() == 16 { 1 << 20 } else { 256 << 10 },
+            log_bytes: if geometry.blocks_per_chunk() == 16 { 1 << 20 } else { 512 << 10 },
             log_unit: [512, 4096][rng.below(2) as usize],
             geometry,
             log_fua: false,
@@ -111,6 +111,7 @@ impl Run {
             logged_bytes: [0, 30_000, 1 << 20][rng.below(3) as usize],
             units_max: 4000,
             recycled_units: rng.below(8) as usize,
+            spare_pages: [0, 5, 60][rng.below(3) as usize],
             give_back_units: 6,
             extent_blocks_min: geometry.blocks_per_chunk() * [1, 2][rng.below(2) as usize],
         };
@@ -391,6 +392,38 @@ impl Run {
                 self.feed(Input::HostFree(self.disk.free_bytes()));
             }
         }
+    }
+
+    /// Somebody else takes all space that the host has left; the store may not know yet.
+    pub fn fill_host(&mut self) {
+        self.disk.fill();
+    }
+
+    /// Pages whose space is kept.
+    pub fn keep_spare(&mut self, pages: u32) {
+        self.limits.spare_pages = pages;
+    }
+
+    /// All of a fragment, in one write or in several.
+    pub fn write_all_of(&mut self, fragment: u64) {
+        let fragment = FragmentId { lineage: LineageId(7), number: fragment };
+        let blocks = self.geometry().blocks_per_fragment();
+        let mut start = 0;
+        while start < blocks {
+            let count = 1 + self.rng.below(u64::from(blocks - start)) as u32;
+            let (version, id) = (self.version(), self.next_command);
+            let data = self.data(fragment, start, count, id);
+            self.command(Command::Write { fragment, vid: VIDS[0], version, start, data });
+            start += count;
+        }
+    }
+
+    /// Space for all of a fragment.
+    pub fn reserve_all_of(&mut self, number: u64) {
+        let fragment = FragmentId { lineage: LineageId(7), number };
+        let (version, count) = (self.version(), self.geometry().blocks_per_fragment());
+        let kind = ZeroKind::Reserve;
+        self.command(Command::Zero { fragment, vid: VIDS[0], version, start: 0, count, kind });
     }
 
     /// The host's free space, as it is.

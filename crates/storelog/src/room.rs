@@ -1,0 +1,106 @@
+//! The books of space: what the host holds for this store, what is left, and what must stay free
+//! so that checkpoints, discards and deletes work on a full disk.
+//!
+//! * *Held* is what the host holds now: blocks at home, reservations, stale blocks, recycled
+//!   units, pages. It agrees with the host's own count (`du`).
+//! * *Host room* is what can be written at once. *Room* counts what a checkpoint gives back before
+//!   it needs anything (recycled units, stale blocks), less what it will bring home.
+//! * Pages of the next checkpoint come from spare units when the host has nothing: that somebody
+//!   else filled it must break no promise. A batch that would dirty more fragments than there are
+//!   pages for waits for a checkpoint, as it does for space in the log.
+
+use crate::store::Store;
+use sheepdog_types::{BLOCK_SIZE, FragmentId};
+use std::collections::BTreeSet;
+
+const BLOCK: u64 = BLOCK_SIZE as u64;
+/// Pages that a fragment which becomes dirty may cost: two of its own (one vid owns all of it),
+/// and the page of its entry.
+const PAGES_PER_FRAGMENT: u64 = 3;
+/// For runs that do not fit where single pages are free, and allocation pages changed by claiming.
+const PAGES_MARGIN: u64 = 8;
+
+impl Store {
+    /// Bytes that the host holds for us now.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let blocks = self.index.host_blocks();
+        let home = self.index.stored_blocks() - blocks.unbacked;
+        (home + blocks.stale + self.space.recycled_blocks() + self.space.index_pages()) * BLOCK
+    }
+
+    /// Bytes that can be written to new places now, admitted writes deducted.
+    pub(crate) fn host_room(&self) -> u64 {
+        (self.host_free + self.held_at_report)
+            .saturating_sub(self.held_bytes() + self.pending_bytes)
+    }
+
+    /// The host has less than it last said: until it says more, nothing is left.
+    pub(crate) fn host_is_full(&mut self) {
+        self.host_free = 0;
+        self.held_at_report = self.held_bytes();
+    }
+
+    /// Bytes that clients can still add.
+    pub(crate) fn room(&self) -> u64 {
+        let blocks = self.index.host_blocks();
+        let returning = (blocks.stale + self.space.recycled_blocks()) * BLOCK;
+        (self.host_room() + returning).saturating_sub(blocks.unbacked * BLOCK)
+    }
+
+    /// Kept free of client data, so that checkpoints, discards and deletes always work, and some
+    /// for the host's own use.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        let total = self.host_free + self.held_at_report;
+        (16 << 20).max(total / 64).min(1 << 30).min(total / 8)
+    }
+
+    /// Whether a write may go to fresh places now, before what it replaces is given back. If not
+    /// it goes in place, by way of the log: nothing that the next checkpoint needs is used up.
+    pub(crate) fn room_for_extents(&self, bytes: u64) -> bool {
+        let unbacked = self.index.host_blocks().unbacked * BLOCK;
+        self.host_room() >= bytes + unbacked + self.reserve_bytes()
+    }
+
+    /// Pages that a checkpoint needs if it begins now.
+    fn pages_needed(&self) -> u64 {
+        let map = self.space.dirty_pages().len() as u64;
+        self.index.pages_needed() + map + u64::from(self.root.count.max(1)) + PAGES_MARGIN
+    }
+
+    /// Whether a write that adds so many bytes may be admitted. One that adds none always has
+    /// room, unless the last checkpoint failed for want of it.
+    pub(crate) fn has_room(&self, adds: u64) -> bool {
+        if self.short_of_space {
+            return false;
+        }
+        // One more fragment becomes dirty.
+        let pages = self.pages_needed() + PAGES_PER_FRAGMENT;
+        let pages = pages.saturating_sub(self.space.pages_at_hand()) * BLOCK;
+        adds == 0 || self.room() >= adds + pages + self.reserve_bytes()
+    }
+
+    /// Fragments that may become dirty before a checkpoint must have ended.
+    pub(crate) fn fragments_to_spare(&self) -> u64 {
+        let pages = self.space.pages_at_hand() + self.room().min(self.host_room()) / BLOCK;
+        pages.saturating_sub(self.pages_needed()) / PAGES_PER_FRAGMENT
+    }
+
+    /// Whether a batch may dirty one fragment more than those in `batch`. A clean store may always
+    /// dirty one: else nothing would ever go on.
+    pub(crate) fn may_dirty(
+        &self,
+        fragment: FragmentId,
+        batch: &mut BTreeSet<FragmentId>,
+        spare: u64,
+    ) -> bool {
+        if self.index.dirty().contains(&fragment) || batch.contains(&fragment) {
+            return true;
+        }
+        let first = batch.is_empty() && self.index.dirty().is_empty() && self.checkpoint.is_none();
+        if !first && batch.len() as u64 >= spare {
+            return false;
+        }
+        batch.insert(fragment);
+        true
+    }
+}
