@@ -3,7 +3,7 @@
 //!
 //! * [`Opening`] turns a prepared disk into a [`Store`]: superblock, index, replay of the log.
 //! * [`Store::handle`] takes every event, [`Store::pump`] starts what has gathered.
-//! * A write: `write` (admit, extents, batch) → durable → `apply` (index) → reply.
+//! * A write: `write` (admit, extents) → `group_commit` (batch, durable) → `apply` (index) → reply.
 //! * A read: `read` (owner of each block, fetch, checksum) → reply.
 //! * `checkpoint` brings blocks home and makes the index durable; `space` says what may be used.
 //!
@@ -18,6 +18,7 @@ pub mod checksum;
 pub mod command;
 pub mod format;
 pub mod fragment;
+mod group_commit;
 mod index;
 pub mod io;
 mod open;

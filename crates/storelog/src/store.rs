@@ -9,12 +9,13 @@ use crate::format::batch::Record;
 use crate::format::index::PageRun;
 use crate::format::superblock::{LogPosition, Superblock};
 use crate::fragment::OwnerSummary;
+use crate::group_commit::InFlightBatch;
 use crate::index::Index;
 use crate::io::{Completion, DiskError, DiskOp, OpId};
 use crate::read::PendingRead;
 use crate::space::Space;
 use crate::tickets::Tickets;
-use crate::write::{InFlightBatch, PendingWrite};
+use crate::write::PendingWrite;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
 use std::collections::{BTreeMap, VecDeque};
 

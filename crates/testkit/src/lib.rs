@@ -21,6 +21,8 @@ pub mod stamp;
 pub mod tools;
 pub mod verify;
 
+use process::Process;
+use rustix::process::Signal;
 use std::path::Path;
 
 /// Something that serves one disk by NBD on a unix socket and can be killed and started again.
@@ -30,7 +32,18 @@ pub trait Server {
     /// Starts it again on the data it left; it is ready when this returns.
     fn start(&mut self);
     /// kill -9, reaped when this returns.
-    fn kill(&mut self);
+    fn kill(&mut self) {
+        if let Some(mut process) = self.process().take() {
+            process.kill();
+        }
+    }
     /// Stops it in its tracks (`true`) or lets it go on (`false`).
-    fn freeze(&self, frozen: bool);
+    fn freeze(&mut self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        if let Some(process) = self.process() {
+            process.signal(signal);
+        }
+    }
+    /// Its process, while it runs.
+    fn process(&mut self) -> &mut Option<Process>;
 }

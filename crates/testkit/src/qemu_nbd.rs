@@ -4,7 +4,6 @@
 use crate::Server;
 use crate::process::Process;
 use crate::tools::find;
-use rustix::process::Signal;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -81,16 +80,7 @@ impl Server for QemuNbd {
         self.process = Some(Process::spawn_as_is("qemu-nbd", &mut command, &log));
     }
 
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-    }
-
-    fn freeze(&self, frozen: bool) {
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        if let Some(process) = &self.process {
-            process.signal(signal);
-        }
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
     }
 }

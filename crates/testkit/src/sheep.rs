@@ -5,7 +5,6 @@ use crate::bins::bin;
 use crate::dog::Dog;
 use crate::process::{PATIENCE, Process, wait_readable};
 use crate::rng::Rng;
-use rustix::process::Signal;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
@@ -232,16 +231,7 @@ impl Server for Sheep {
         }
     }
 
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-    }
-
-    fn freeze(&self, frozen: bool) {
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        if let Some(process) = &self.process {
-            process.signal(signal);
-        }
+    fn process(&mut self) -> &mut Option<Process> {
+        &mut self.process
     }
 }

@@ -71,7 +71,7 @@ fn fio_finds_all_it_was_promised() {
 
 #[test]
 fn a_delayed_original_never_overtakes_its_resend() {
-    let sheep = Sheep::new();
+    let mut sheep = Sheep::new();
     let _ = sheep.dog().run(&["vdi", "create", "disk", "16M"]).ok();
     let mut original = vec![0; BLOCK];
     let mut resend = vec![0; BLOCK];
@@ -111,7 +111,7 @@ fn a_delayed_original_never_overtakes_its_resend() {
 /// The next client comes by the other door: first NBD then dog, first dog then NBD.
 #[test]
 fn nor_does_it_through_another_door() {
-    let sheep = Sheep::new();
+    let mut sheep = Sheep::new();
     let dog = sheep.dog();
     let _ = dog.run(&["vdi", "create", "disk", "16M"]).ok();
     let size = (1 << 20).to_string();
