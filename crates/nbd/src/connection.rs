@@ -122,6 +122,12 @@ impl Connection {
         self.fail();
     }
 
+    /// Ends one that is still in its handshake.
+    pub fn abort_newcomer(&self) {
+        self.abort();
+        self.stop();
+    }
+
     /// Returns when no admitted request is without its effect. Final once stopped.
     pub async fn idle(&self) {
         loop {

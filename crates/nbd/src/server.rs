@@ -91,7 +91,7 @@ async fn accept<E: Exports>(listener: AsyncFd<socket2::Socket>, exports: Rc<E>, 
     let mut said_full = false;
     loop {
         match accept_one(&listener).await {
-            Ok(socket) if table.is_full() => {
+            Ok(socket) if !table.make_room().await => {
                 drop(socket);
                 if !std::mem::replace(&mut said_full, true) {
                     let most = table.limits.connections;

@@ -44,6 +44,27 @@ impl Table {
         self.closed.get() || self.len() >= self.limits.connections
     }
 
+    /// Makes room for one more connection, if need be at the cost of the oldest that has not said
+    /// yet which VDI it is for: those that only sit there must not keep clients out. Whether there
+    /// is room.
+    pub async fn make_room(&self) -> bool {
+        while self.is_full() {
+            let left = self.left.notified();
+            let newcomer = {
+                let connections = self.connections.borrow();
+                let mut entries = connections.values();
+                let idle = entries.find(|e| e.key.is_none() && !e.connection.is_stopped());
+                idle.map(|entry| Rc::clone(&entry.connection))
+            };
+            match newcomer {
+                Some(connection) if !self.closed.get() => connection.abort_newcomer(),
+                _ => return false,
+            }
+            left.await;
+        }
+        true
+    }
+
     /// Connections that are there.
     pub fn len(&self) -> usize {
         self.connections.borrow().len()

@@ -145,12 +145,30 @@ fn noise() {
 fn a_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
     let server = TestServer::with_limits(Limits { connections: 2, ..Limits::default() });
     let _first = Client::simple(&server, "disk");
-    let second = Client::greet(&server);
+    let second = Client::simple(&server, "disk");
     let mut third = server.connect();
     assert_eq!(third.read(&mut [0; 18]).expect("the end"), 0);
     drop(second);
     server.wait_connections(1);
     is_sound(&server);
+}
+
+#[test]
+fn connections_that_say_nothing_make_way() {
+    let server = TestServer::with_limits(Limits { connections: 4, ..Limits::default() });
+    let mut first = Client::simple(&server, "disk");
+    let mut silent: Vec<_> = (0..8).map(|_| server.connect()).collect();
+    // They were let in, one after the other, at the cost of the oldest of them.
+    for stream in silent.iter_mut().take(5) {
+        let mut bytes = Vec::new();
+        // The greeting, if it left in time, and then the end or a reset.
+        let _ = stream.read_to_end(&mut bytes);
+        assert!(bytes.len() <= 18, "{bytes:?}");
+    }
+    server.wait_connections(4);
+    let mut client = Client::simple(&server, "disk");
+    assert_eq!(client.write(0, b"in").error, 0);
+    assert_eq!(first.read(0, 2), b"in");
 }
 
 #[test]

@@ -5,14 +5,16 @@ mod connection;
 mod convert;
 mod door;
 mod io;
+mod lobby;
 mod nodes;
-
 mod throttle;
 mod vdi;
 
 use crate::node::Node;
 use crate::node::gates::Peer;
+use connection::Entrance;
 use door::Watched;
+use lobby::Lobby;
 use std::io::Result as IoResult;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
@@ -23,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections over TCP at a time; more wait to be accepted. Each may hold
+/// Clients served over TCP at a time; more wait once they have said who they are. Each may hold
 /// [`connection::LIMITS`].
 const TCP_MAX: usize = 128;
 /// The same for the unix socket, apart, so that whoever is on the host gets in.
@@ -88,25 +90,22 @@ impl Door for tokio::net::UnixListener {
 
 async fn accept_all(node: &Arc<Node>, throttle: &Arc<Throttle>, max: usize, door: impl Door) {
     let places = Arc::new(Semaphore::new(max));
+    let lobby = Arc::new(Lobby::default());
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let next = async {
-            // The semaphore is never closed.
-            let place = Arc::clone(&places).acquire_owned().await.ok();
-            (door.next().await, place)
-        };
-        let (accepted, place) = tokio::select! {
+        let accepted = tokio::select! {
             () = node.left() => break,
-            accepted = next => accepted,
+            accepted = door.next() => accepted,
         };
         match accepted {
             Ok((stream, peer, watched)) => {
                 let (node, throttle) = (Arc::clone(node), Arc::clone(throttle));
+                let (lobby, places) = (Arc::clone(&lobby), Arc::clone(&places));
                 connections.spawn(async move {
                     let watched = Arc::new(watched) as Arc<dyn Peer>;
-                    connection::run(node, stream, &peer, watched, &throttle).await;
-                    drop(place);
+                    let entrance = Entrance { lobby: &lobby, places: &places, throttle: &throttle };
+                    connection::run(node, stream, &peer, watched, entrance).await;
                 });
             }
             Err(error) => {

@@ -646,7 +646,10 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
         dogs.push(sheep.dog().await);
     }
     let stream = TcpStream::connect(sheep.address).await.expect("backlog");
-    let waiting = tokio::spawn(Dog::on(stream));
+    let waiting = tokio::spawn(async {
+        let mut dog = Dog::on(stream).await;
+        dog.call(ClusterInfo::default()).await
+    });
     // Those inside are served, and so is the unix socket.
     for dog in &mut dogs {
         dog.call(ClusterInfo::default()).await.expect("info");
@@ -655,8 +658,25 @@ async fn connections_beyond_the_limit_wait_for_a_place() {
     Dog::on(stream.expect("connect")).await;
     assert!(!waiting.is_finished());
     dogs.pop().expect("one").vanish().await;
-    let mut dog = waiting.await.expect("join");
+    waiting.await.expect("join").expect("info");
+    sheep.stop().await;
+}
+
+#[tokio::test]
+async fn those_who_say_nothing_keep_nobody_out() {
+    let sheep = Sheep::formatted().await;
+    let mut silent = Vec::new();
+    for _ in 0..400 {
+        silent.push(TcpStream::connect(sheep.address).await.expect("connect"));
+    }
+    // Well before their time for a HELLO is over.
+    let begin = std::time::Instant::now();
+    let mut dog = sheep.dog().await;
     dog.call(ClusterInfo::default()).await.expect("info");
+    assert!(begin.elapsed().as_secs() < 5, "{:?}", begin.elapsed());
+    // The oldest were closed.
+    let mut byte = [0];
+    assert_eq!(silent[0].read(&mut byte).await.unwrap_or(0), 0);
     sheep.stop().await;
 }
 

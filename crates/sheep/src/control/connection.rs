@@ -2,6 +2,7 @@
 //! is open closes with it.
 
 use super::door;
+use super::lobby::Lobby;
 use super::throttle::Throttle;
 use crate::data::View;
 use crate::node::gates::{Gate, Peer};
@@ -19,6 +20,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// What a connection may occupy.
@@ -30,16 +32,28 @@ const IDLE: Duration = Duration::from_secs(120);
 /// VDIs open on one connection.
 const HANDLES_MAX: usize = 64;
 
+/// What a connection passes on its way in.
+pub struct Entrance<'a> {
+    /// Where it is until it has said who it is.
+    pub lobby: &'a Lobby,
+    /// Places of those that are served.
+    pub places: &'a Semaphore,
+    /// For lines about strangers.
+    pub throttle: &'a Throttle,
+}
+
 /// Serves one connection to its end.
 pub async fn run<S>(
     node: Arc<Node>,
     stream: S,
     peer: &str,
     watched: Arc<dyn Peer>,
-    throttle: &Throttle,
+    entrance: Entrance<'_>,
 ) where
     S: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
 {
+    let throttle = entrance.throttle;
+    let seat = entrance.lobby.enter();
     let opened = async {
         let stream = match door::open(stream).await {
             Ok(Ok(stream)) => stream,
@@ -52,6 +66,12 @@ pub async fn run<S>(
     };
     let opened = tokio::select! {
         () = node.left() => return,
+        () = seat.shown_out() => {
+            throttle.warn(|| {
+                format!("closed a connection from {peer}: others want in, and it said nothing")
+            });
+            return;
+        }
         opened = tokio::time::timeout(HELLO, opened) => opened,
     };
     let (requests, replies, hello) = match opened {
@@ -69,6 +89,13 @@ pub async fn run<S>(
             return;
         }
     };
+    let _place = tokio::select! {
+        () = node.left() => return,
+        () = seat.shown_out() => return,
+        // The semaphore is never closed.
+        place = entrance.places.acquire() => place.ok(),
+    };
+    drop(seat);
     tracing::debug!("{} connected from {peer}", hello.program.escape_debug());
     let session = Arc::new(Session { node, peer: watched, handles: Mutex::default() });
     if let Err(error) = session.serve(requests, &replies).await {
