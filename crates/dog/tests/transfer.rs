@@ -302,7 +302,13 @@ fn standard_input_can_be_imported() {
     assert_eq!(sheep.state().vdi("w").entry.size, 1 << 20);
     sheep
         .dog_with(&["vdi", "import", "x", "-"], &disk)
-        .is_usage("Please specify the size of what comes from standard input with '--size'\n");
+        .is_usage("Please specify the size of what comes from a pipe with '--size'\n");
+    // Nobody will ever write to this one.
+    let fifo = place.path("fifo");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).expect("a pipe");
+    sheep
+        .dog(&["vdi", "import", "x", fifo.to_str().expect("a path")])
+        .is_usage("Please specify the size of what comes from a pipe with '--size'\n");
     sheep.dog_with(&["vdi", "import", "x", "-", "--size", "2"], b"abc").is(
         1,
         "",

@@ -9,13 +9,13 @@ pub mod usage;
 
 use crate::cluster::Identity;
 use crate::data::{DataPlane, View};
-use gates::Gates;
+use gates::{Gates, Peer};
 use sheepdog_registry::Registry;
 use sheepdog_types::{Error, ErrorKind, LineageId, Result, Vid};
 use sheepdog_volume::cluster::EpochNode;
 use sheepdog_volume::record::{State, VdiRecord};
 use sheepdog_volume::table::Table;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -57,8 +57,8 @@ pub struct Node {
     pub identity: Mutex<Identity>,
     /// Set once, right after the worker started, before anything is served.
     data: OnceLock<Arc<dyn DataPlane>>,
-    /// Unfinished imports whose connection lives.
-    imports: Mutex<BTreeSet<Vid>>,
+    /// Unfinished imports that run, and whose they are.
+    imports: Mutex<BTreeMap<Vid, Arc<dyn Peer>>>,
     /// Something was hidden.
     pub(crate) sweeps: Notify,
     leaving: watch::Sender<bool>,
@@ -130,17 +130,19 @@ impl Node {
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] when it is.
-    pub fn begin_import(self: &Arc<Self>, vid: Vid) -> Result<ImportMark> {
-        if !lock(&self.imports).insert(vid) {
+    pub fn begin_import(self: &Arc<Self>, vid: Vid, peer: Arc<dyn Peer>) -> Result<ImportMark> {
+        if self.is_importing(vid) {
             return Err(Error::new(ErrorKind::Locked, "another import is running"));
         }
+        lock(&self.imports).insert(vid, peer);
         Ok(ImportMark { node: Arc::clone(self), vid })
     }
 
-    /// Whether an import's connection lives.
+    /// Whether an import's client is there. One that is gone holds up nobody, though what it sent
+    /// may still be on its way: whoever imports anew waits for that.
     #[must_use]
     pub fn is_importing(&self, vid: Vid) -> bool {
-        lock(&self.imports).contains(&vid)
+        lock(&self.imports).get(&vid).is_some_and(|peer| !peer.is_gone())
     }
 }
 

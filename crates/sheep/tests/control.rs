@@ -20,6 +20,7 @@ use sheepdog_wire::{
 };
 use std::net::SocketAddr;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tempfile::TempDir;
@@ -490,12 +491,31 @@ async fn an_import_is_refused_until_it_is_finished() {
 
     // Interrupted: the next import begins with an empty VDI.
     let first = opened.vdi.expect("vdi").vid;
-    dog.vanish().await;
-    let first_vid = Vid::new(first).expect("vid");
-    while sheep.node.is_importing(first_vid) {
+    // What it has under way at that moment delays the next, and is no reason to refuse it.
+    sheep.plane.writes.forget_permits(1 << 20);
+    let (connection, handle) = (dog.connection.clone(), opened.handle);
+    let begun = sheep.plane.begun.load(Ordering::SeqCst);
+    let writing = tokio::spawn(async move {
+        let data = vec![Bytes::from(vec![9; 4096])];
+        connection.exchange(&Write { handle, offset: 0 }, data).await
+    });
+    while sheep.plane.begun.load(Ordering::SeqCst) == begun {
         tokio::task::yield_now().await;
     }
-    let opened = other.call(import("image", MIB)).await.expect("again");
+    dog.vanish().await;
+    let opened = {
+        let mut again = pin!(other.call(import("image", MIB)));
+        for _ in 0..1000 {
+            tokio::select! {
+                biased;
+                _ = &mut again => panic!("the first one's write is not over"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        sheep.plane.writes.add_permits(1 << 20);
+        again.await.expect("again")
+    };
+    writing.abort();
     assert_ne!(opened.vdi.as_ref().expect("vdi").vid, first);
     let read = other.read(opened.handle, 0, 4).await.expect("read");
     assert_eq!(read, [ReadSegment::Hole(4)]);

@@ -12,6 +12,7 @@ use crate::pipeline::Unordered;
 use crate::print::{self, vdi::Change, vdi::Transfer};
 use crate::progress;
 use indicatif::ProgressBar;
+use rustix::fs::FileType;
 use sheepdog_wire::{Close, Connection, Flush, ImportBegin, ImportFinish, VdiDelete, VdiSelector};
 use std::ffi::OsStr;
 
@@ -40,9 +41,9 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
     let size = cx.parsed.value(Opt::Size).map(args::size).transpose()?;
     let failed =
         |why: &str| Failure::failed(format!("Failed to import {}: {why}", args::shown(&file)));
-    if file == OsStr::new("-") && size.is_none() && is_pipe() {
+    if size.is_none() && has_no_length(&file) {
         return Err(Failure::usage(
-            "Please specify the size of what comes from standard input with '--size'",
+            "Please specify the size of what comes from a pipe with '--size'",
         ));
     }
     let source = source::open(&file, format, size).await.map_err(|why| failed(&why))?;
@@ -81,13 +82,16 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
     print::vdi::changed(cx.out, cx.mode, verbose, change, &entry(done.vdi)?)
 }
 
-/// Whether stdin has no length of its own.
-fn is_pipe() -> bool {
-    rustix::fs::fstat(std::io::stdin()).is_ok_and(|stat| {
-        !matches!(
-            rustix::fs::FileType::from_raw_mode(stat.st_mode),
-            rustix::fs::FileType::RegularFile | rustix::fs::FileType::BlockDevice
-        )
+/// Whether it is a pipe, a terminal or the like. It is looked at before it is opened: opening a
+/// named pipe waits for a writer.
+fn has_no_length(file: &OsStr) -> bool {
+    let stat = match file == OsStr::new("-") {
+        true => rustix::fs::fstat(std::io::stdin()),
+        false => rustix::fs::stat(file),
+    };
+    let kind = stat.map(|stat| FileType::from_raw_mode(stat.st_mode));
+    kind.is_ok_and(|kind| {
+        !matches!(kind, FileType::RegularFile | FileType::BlockDevice | FileType::Directory)
     })
 }
 

@@ -107,7 +107,7 @@ impl Session {
                 current.table.begin_import(&new)
             })
             .await?;
-        let mark = self.node.begin_import(record.vid)?;
+        let mark = self.node.begin_import(record.vid, Arc::clone(&self.peer))?;
         if let Some(vid) = replaced {
             self.cut_off(vid).await?;
         }
