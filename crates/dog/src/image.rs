@@ -58,6 +58,13 @@ pub enum Probed {
     Foreign(&'static str),
 }
 
+/// Whether the first bytes of a qcow2 image say that the rest is encrypted: `crypt_method`, a
+/// big-endian u32 at 32 of the header, is 0 when it is not.
+#[must_use]
+pub fn is_encrypted(start: &[u8]) -> bool {
+    start.starts_with(b"QFI\xfb") && start.get(32..36).is_some_and(|method| method != [0; 4])
+}
+
 /// Tells the format by the magic of the first [`PROBE_BYTES`] bytes.
 #[must_use]
 pub fn probe(start: &[u8]) -> Probed {

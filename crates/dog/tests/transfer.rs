@@ -270,6 +270,29 @@ fn bad_images_have_one_clear_line() {
 
 /// Files that an image names are never opened.
 #[test]
+fn what_would_be_taken_for_something_else_is_refused() {
+    let place = Place::new();
+    let mut header = vec![0; 1024];
+    header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+    header[35] = 2;
+    let secret = place.path("secret.img");
+    std::fs::write(&secret, &header).expect("write");
+    let page = place.path("page.qcow2");
+    std::fs::write(&page, b"<html>not found</html>").expect("write");
+    for (path, why) in [
+        (&secret, "is encrypted: decrypt it with 'qemu-img convert' first"),
+        (&page, "is named like a qcow2 image and is none: say '--format raw' to take it as it is"),
+    ] {
+        let path = path.to_str().expect("a path");
+        let line = format!("Failed to import {path}: {why}\n");
+        place.sheep.dog(&["vdi", "import", "v", path]).is(1, "", &line);
+    }
+    assert!(place.sheep.state().vdis.is_empty());
+    let raw = ["vdi", "import", "v", page.to_str().expect("a path"), "--format", "raw"];
+    place.sheep.dog(&raw).is_silent();
+}
+
+#[test]
 fn backing_files_are_refused() {
     let place = Place::new();
     fs::write(place.path("base.raw"), vec![1; 1 << 20]).expect("written");

@@ -7,6 +7,7 @@ pub mod daemonize;
 pub mod data;
 pub mod log;
 pub mod node;
+pub mod offline;
 pub mod options;
 pub mod pidfile;
 pub mod process;

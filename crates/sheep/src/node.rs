@@ -4,6 +4,7 @@
 pub mod directory;
 pub mod gates;
 pub mod sweep;
+pub mod table_copy;
 pub mod tables;
 pub mod usage;
 
@@ -184,7 +185,7 @@ pub fn view(table: &Table, record: &VdiRecord) -> View {
 }
 
 /// The vids of one lineage whose blocks a vid sees: itself first, the root last.
-fn path(table: &Table, vid: Vid, lineage: LineageId) -> Vec<Vid> {
+pub(crate) fn path(table: &Table, vid: Vid, lineage: LineageId) -> Vec<Vid> {
     let mut path = vec![vid];
     let mut next = table.get(vid).and_then(|r| r.parent);
     // A circle would be a damaged table; then each is listed once.

@@ -7,7 +7,8 @@ use crate::control;
 use crate::daemonize::{self, Starter};
 use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
 use crate::log::Log;
-use crate::node::{Node, sweep};
+use crate::node::{Node, sweep, table_copy};
+use crate::offline;
 use crate::options::{self, Action, Options};
 use crate::pidfile::PidFile;
 use sd_notify::NotifyState;
@@ -16,6 +17,7 @@ use sheepdog_store::StoreLock;
 use sheepdog_types::{Error, ErrorKind, Result};
 use start::Started;
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +34,9 @@ pub type SpawnWorker = fn(WorkerConfig, Arc<dyn VdiDirectory>) -> Result<Arc<dyn
 #[must_use]
 pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
     let arguments = || std::env::args_os().skip(1);
+    if offline::is_meant(arguments()) {
+        return offline::main(arguments());
+    }
     let options = match options::parse(arguments()) {
         Ok(Action::Run(options)) => *options,
         Ok(Action::Print(text)) => {
@@ -92,7 +97,7 @@ fn run(options: &Options, mut starter: Starter, spawn_worker: SpawnWorker) -> Ex
 
 /// An error as one line for whoever started the program. What kind it is does not help them, unless
 /// nothing else is known.
-fn told(error: &Error) -> String {
+pub(crate) fn told(error: &Error) -> String {
     let full = error.full();
     if error.context().is_empty() {
         return full;
@@ -122,12 +127,13 @@ fn serve(
         .map_err(|e| format!("cannot start: {e}"))?;
     runtime.block_on(async {
         let started = start::start(options, &store, spawn_worker).await.map_err(|e| told(&e))?;
-        until_told_to_leave(started, &log, starter).await
+        until_told_to_leave(started, store.dir(), &log, starter).await
     })
 }
 
 async fn until_told_to_leave(
     started: Started,
+    store: &Path,
     log: &Log,
     starter: &mut Starter,
 ) -> Result<(), String> {
@@ -138,6 +144,7 @@ async fn until_told_to_leave(
     let mut hang_up = handle(SignalKind::hangup())?;
     let mut claim_state = claim.state();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&node)));
+    let copying = tokio::spawn(table_copy::run(Arc::clone(&node), store.to_owned()));
     let serving = tokio::spawn(control::serve(Arc::clone(&node), control));
     tracing::info!("sheepdog daemon (version {}) started", env!("CARGO_PKG_VERSION"));
     let mut failed = None;
@@ -170,6 +177,7 @@ async fn until_told_to_leave(
         Err(error) => failed = Some(format!("the control server: {error}")),
     }
     let _ = sweeping.await;
+    let _ = copying.await;
     drop(sockets);
     if let Ok(data) = node.data()
         && let Err(error) = data.shutdown().await

@@ -8,6 +8,7 @@ mod data_end;
 pub mod driver;
 pub mod engine;
 pub mod files;
+pub mod offline;
 pub mod ready;
 pub mod ring;
 

@@ -123,6 +123,8 @@ pub struct Opening {
     /// Places in the log where a batch was cut short.
     wipe: Vec<u64>,
     pages: BTreeMap<FragmentId, Bytes>,
+    /// Damage found so far, if opening goes on in spite of it.
+    salvage: Option<Vec<String>>,
 }
 
 impl Opening {
@@ -148,10 +150,33 @@ impl Opening {
             torn: false,
             wipe: Vec::new(),
             pages: BTreeMap::new(),
+            salvage: None,
         };
         opening.read(Want::Super, Area::Data, 0, 3 * BLOCK_SIZE);
         opening.issue(out);
         opening
+    }
+
+    /// Begins, and goes on over damage: what cannot be read is left out and told by
+    /// [`Opening::take_damage`]. For looking at a disk only: the store must not be written, or what
+    /// was left out would be lost.
+    #[must_use]
+    pub fn salvage(limits: Limits, out: &mut Vec<Effect>) -> Self {
+        Self { salvage: Some(Vec::new()), ..Self::start(limits, out) }
+    }
+
+    /// What was left out, a line each.
+    pub fn take_damage(&mut self) -> Vec<String> {
+        self.salvage.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Notes damage if opening goes on over it; otherwise it is the end.
+    fn damage(&mut self, error: Error) -> Result<()> {
+        let Some(salvage) = self.salvage.as_mut().filter(|_| error.kind() == ErrorKind::Io) else {
+            return Err(error);
+        };
+        salvage.push(error.full());
+        Ok(())
     }
 
     /// Feeds the end of a disk operation; gives the store once it is open, or why it cannot be.
@@ -163,7 +188,11 @@ impl Opening {
         let want = self.ops.remove(&completion.op)?;
         let result = match completion.result {
             Ok(bytes) => self.arrived(want, bytes),
-            Err(error) => Err(Error::new(ErrorKind::Io, format!("read the store: {}", error.text))),
+            Err(error) => {
+                let error = Error::new(ErrorKind::Io, format!("read the store: {}", error.text));
+                // Without the superblock nothing can be told.
+                if matches!(want, Want::Super) { Err(error) } else { self.damage(error) }
+            }
         };
         if let Err(error) = result {
             return Some(Err(error));
@@ -202,11 +231,17 @@ impl Opening {
         match want {
             Want::Super => self.superblock_read(&bytes),
             Want::Root => {
-                self.root = Root::decode(self.slot.serial, &bytes).map_err(damaged)?;
+                match Root::decode(self.slot.serial, &bytes) {
+                    Ok(root) => self.root = root,
+                    Err(malformed) => self.damage(damaged(malformed))?,
+                }
                 Ok(())
             }
             Want::Entries(page) => {
-                let slots = decode_entries(&bytes).map_err(damaged)?;
+                let slots = match decode_entries(&bytes) {
+                    Ok(slots) => slots,
+                    Err(malformed) => return self.damage(damaged(malformed)),
+                };
                 let first = page * crate::format::index::SLOTS_PER_PAGE;
                 for (slot, found) in (first..).zip(slots) {
                     if let Some(found) = found {
@@ -219,14 +254,19 @@ impl Opening {
                 Ok(())
             }
             Want::Space(page) => {
-                let words = decode_space(page * UNITS_PER_PAGE, &bytes).map_err(damaged)?;
+                let words = match decode_space(page * UNITS_PER_PAGE, &bytes) {
+                    Ok(words) => words,
+                    Err(malformed) => return self.damage(damaged(malformed)),
+                };
                 if let Some(space) = &mut self.space {
                     space.adopt_words(page, &words);
                 }
                 Ok(())
             }
             Want::Window(pos) => self.scan_window(pos, &bytes),
-            Want::Later(pos) => self.look_for_later(pos, &bytes),
+            Want::Later(pos) => {
+                self.look_for_later(pos, &bytes).or_else(|error| self.damage(error))
+            }
             Want::Tail { at, block, record } => {
                 let Some(replayed) = self.records.get(record) else {
                     return Ok(());

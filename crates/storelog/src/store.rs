@@ -272,6 +272,14 @@ impl Store {
         found
     }
 
+    /// The vids that own or hold anything in a fragment; none if it is not in memory.
+    #[must_use]
+    pub fn vids(&self, fragment: FragmentId) -> Vec<Vid> {
+        let loaded = self.index.get(fragment).and_then(|entry| entry.loaded.as_deref());
+        let owners = loaded.map(|loaded| loaded.fragment.owners().map(|owner| owner.vid));
+        owners.into_iter().flatten().collect()
+    }
+
     /// What a vid holds, by fragment; `Err` names a fragment whose page must be read first (ask
     /// for its map, then again).
     ///

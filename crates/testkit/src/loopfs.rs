@@ -59,6 +59,25 @@ impl SmallFs {
         wait_until("mount it anew", || run(&mut mount, b"").code == 0);
     }
 
+    /// Somebody else takes every last block.
+    ///
+    /// # Panics
+    /// When writing fails for another reason than that there is no space.
+    pub fn fill_to_the_brim(&self) {
+        use std::io::Write as _;
+        let open = File::options().create(true).append(true).to_owned();
+        let mut filler = open.open(self.point.join("brim")).expect("create");
+        for bytes in [1 << 20, 4096] {
+            let data = vec![7; bytes];
+            let error = loop {
+                if let Err(error) = filler.write_all(&data).and_then(|()| filler.sync_data()) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "fill: {error}");
+        }
+    }
+
     /// Somebody else takes all space but so many bytes.
     ///
     /// # Panics

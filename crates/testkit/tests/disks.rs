@@ -309,6 +309,59 @@ fn reserved_space_is_there_when_the_disk_is_full() {
 }
 
 #[test]
+fn a_sheep_starts_on_a_disk_that_others_filled_to_the_brim() {
+    let Some(disk) = SmallFs::new(256 << 20) else {
+        return;
+    };
+    let mut sheep = Sheep::at(&disk.path().join("store"), &["-j", "size=64M"]);
+    sheep.start();
+    let dog = sheep.dog();
+    let _ = dog.run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = dog.run(&["vdi", "create", "-P", "thick", "8M"]).ok();
+    let mut data = vec![0; 1 << 20];
+    for round in 0..6 {
+        disk.fill_to_the_brim();
+        if round % 3 == 2 {
+            sheep.stop()
+        } else {
+            sheep.kill()
+        }
+        // And what its end gave back is taken, too.
+        disk.fill_to_the_brim();
+        sheep.start();
+        Rng::new(round).fill(&mut data);
+        let mut client = open(&sheep, "thick");
+        client.write(round << 20, &data).expect("it has its space");
+        assert!(client.read(round << 20, 1 << 20).expect("read") == data);
+    }
+    // Where nothing can be written, something can still be deleted.
+    let _ = dog.run(&["vdi", "delete", "thick"]).ok();
+    sheep.stop();
+}
+
+#[test]
+fn a_vdi_says_it_has_its_space_only_when_it_has() {
+    let mut sheep = Sheep::new();
+    let mut create = sheep.dog().command();
+    create.args(["vdi", "create", "-P", "thick", "64G"]);
+    let log = tempfile::NamedTempFile::new().expect("a log");
+    let mut create = Process::spawn_as_is("dog", &mut create, log.path());
+    wait_until("it is begun", || {
+        !sheep.dog().run(&["vdi", "list", "-r", "thick"]).ok().text().is_empty()
+    });
+    sheep.kill();
+    create.kill();
+    sheep.start();
+    assert!(Client::connect(sheep.socket(), "thick").is_err(), "half of it is not what was asked");
+    let info = sheep.dog().run(&["vdi", "info", "thick", "--json"]).ok().text();
+    let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+    assert_eq!(info["state"], "incomplete", "{info}");
+    // Asked for again, it is made.
+    let _ = sheep.dog().run(&["vdi", "create", "-P", "thick", "16M"]).ok();
+    open(&sheep, "thick").write(0, b"x").expect("write");
+}
+
+#[test]
 fn the_tcp_door_is_another_door_to_the_same_disks() {
     let port = free_port();
     let sheep = Sheep::with(&[&format!("--nbd={port}")]);

@@ -15,6 +15,7 @@ pub mod record;
 pub mod redundancy;
 pub mod size;
 pub mod table;
+pub mod table_copy;
 pub mod vid;
 
 pub use redundancy::Redundancy;

@@ -111,6 +111,9 @@ fn work(
             let mut start = [0; PROBE_BYTES];
             let read = read_at_most(&file, &mut start).map_err(|e| words(&e))?;
             match decide(format, &start[..read])? {
+                Format::Raw if format.is_none() && Format::for_path(path.as_ref()) == Format::Qcow2 => {
+                    Err("is named like a qcow2 image and is none: say '--format raw' to take it as it is".to_owned())
+                }
                 Format::Raw => raw(&file, len, size, began, pieces),
                 Format::Qcow2 => qcow2(file, len, size, began, pieces),
             }
@@ -134,6 +137,10 @@ fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// The format asked for, else the one found.
 fn decide(asked: Option<Format>, start: &[u8]) -> Result<Format, String> {
+    if asked != Some(Format::Raw) && super::is_encrypted(start) {
+        // Its bytes would be taken for the disk's.
+        return Err("is encrypted: decrypt it with 'qemu-img convert' first".to_owned());
+    }
     match (asked, probe(start)) {
         (Some(Format::Qcow2), found) if found != Probed::Known(Format::Qcow2) => {
             Err("not a qcow2 image".to_owned())

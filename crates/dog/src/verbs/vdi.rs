@@ -11,8 +11,9 @@ use sheepdog_types::limits::{OBJECT_SHIFT_DEFAULT, VDI_BYTES_MAX};
 use sheepdog_types::{ErrorKind, size};
 use sheepdog_volume::size::max_bytes;
 use sheepdog_wire::{
-    Close, ClusterInfo, Connection, Map, SegmentKind, VdiChanged, VdiCreate, VdiDelete, VdiEntry,
-    VdiInfo, VdiList, VdiLookup, VdiRename, VdiResize, VdiSelector, WriteZeroes, ZeroKind,
+    Close, ClusterInfo, Connection, ImportBegin, ImportFinish, Map, SegmentKind, VdiChanged,
+    VdiCreate, VdiDelete, VdiEntry, VdiInfo, VdiList, VdiLookup, VdiRename, VdiResize, VdiSelector,
+    WriteZeroes, ZeroKind,
 };
 use std::ffi::OsStr;
 
@@ -103,22 +104,45 @@ pub async fn create(cx: &mut Context<'_>) -> Result<()> {
     let sheep = cx.connect().await?;
     let mut request = shape.request(&sheep, name.clone(), size).await?;
     request.preallocated = cx.has(Opt::Prealloc);
-    let VdiChanged { vdi } = sheep.call(&request).await.map_err(|e| create_failed(&name, &e))?;
-    if request.preallocated
-        && let Err(failure) = reserve(cx, &sheep, &name, size).await
-    {
-        // What was asked for cannot be had; nothing half-made stays.
-        let vdi = Some(working(&name));
-        let _ = sheep.call(&VdiDelete { vdi }).await;
-        return Err(failure);
-    }
+    let VdiChanged { vdi } = if request.preallocated {
+        preallocate(cx, &sheep, request).await?
+    } else {
+        sheep.call(&request).await.map_err(|e| create_failed(&name, &e))?
+    };
     let verbose = cx.has(Opt::Verbose);
     print::vdi::changed(cx.out, cx.mode, verbose, Change::Created, &entry(vdi)?)
 }
 
+/// Makes a VDI with all its space. Until it has that, it is marked incomplete as an import is:
+/// whatever dies meanwhile, nobody takes it for one that has its space.
+async fn preallocate(
+    cx: &Context<'_>,
+    sheep: &Connection,
+    create: VdiCreate,
+) -> Result<VdiChanged> {
+    let (name, size) = (create.name.clone(), create.size);
+    let failed = |e| create_failed(&name, &e);
+    let begin = ImportBegin { create: Some(create) };
+    let handle = sheep.call(&begin).await.map_err(failed)?.handle;
+    if let Err(error) = reserve(cx, sheep, handle, size).await {
+        // What was asked for cannot be had; nothing half-made stays.
+        let _ = sheep.call(&Close { handle }).await;
+        let vdi = Some(working(&name));
+        let _ = sheep.call(&VdiDelete { vdi }).await;
+        return Err(failed(error));
+    }
+    let changed = sheep.call(&ImportFinish { handle }).await.map_err(failed)?;
+    sheep.call(&Close { handle }).await.map_err(failed)?;
+    Ok(changed)
+}
+
 /// Reserves the space of a whole VDI.
-async fn reserve(cx: &Context<'_>, sheep: &Connection, name: &str, size: u64) -> Result<()> {
-    let handle = open(sheep, &working(name), false).await?.handle;
+async fn reserve(
+    cx: &Context<'_>,
+    sheep: &Connection,
+    handle: u64,
+    size: u64,
+) -> std::result::Result<(), sheepdog_types::Error> {
     let bar = progress::bar(size, cx.mode, cx.out.is_terminal());
     let mut jobs = Unordered::default();
     let mut result = Ok(());
@@ -140,8 +164,7 @@ async fn reserve(cx: &Context<'_>, sheep: &Connection, name: &str, size: u64) ->
     }
     jobs.settle().await;
     bar.finish_and_clear();
-    let closed = sheep.call(&Close { handle }).await;
-    result.and(closed.map(|_| ())).map_err(|e| create_failed(name, &e))
+    result
 }
 
 /// Deletes a VDI or snapshot. One that is not there is as good as deleted: scripts rely on it.

@@ -4,7 +4,7 @@
 use super::locks::Queue;
 use super::paths::Paths;
 use super::record::{Recorded, forget};
-use super::schema;
+use super::{reserve, schema};
 use crate::contract::{Listing, WatchEvent};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -107,6 +107,7 @@ impl Db {
         };
         let done = done().map_err(|e| schema::error(&self.path, "close", e))?;
         self.conn.close().map_err(|(_, e)| schema::error(&self.path, "close", e))?;
+        reserve::hold(&Paths::of(&self.path));
         if done {
             Ok(())
         } else {

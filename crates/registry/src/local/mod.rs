@@ -20,6 +20,7 @@ mod members;
 mod open;
 mod paths;
 mod record;
+mod reserve;
 mod schema;
 mod sessions;
 #[cfg(test)]

@@ -19,8 +19,8 @@ use super::db::{Db, Tuning};
 use super::locks::{open_lock, pass_gate, try_exclusive, wait_alone};
 use super::members::is_gone;
 use super::paths::{Paths, io_error, make_directories, rename};
-use super::schema;
 use super::{Joined, Member};
+use super::{reserve, schema};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -41,6 +41,7 @@ pub(super) struct Opened {
 /// See the module. `member.store` is canonical.
 pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Result<Opened> {
     make_directories(paths)?;
+    reserve::give_way(paths);
     let gate = pass_gate(paths)?;
     let presence = open_lock(&paths.presence)?;
     let alone = try_exclusive(&presence, &paths.presence)?;
@@ -54,6 +55,7 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Re
         db.record(&member.store, member.disk)?;
     }
     let cluster = db.meta()?.cluster;
+    reserve::make_again(paths);
     presence.lock_shared().map_err(|e| io_error("lock", &paths.presence, e))?;
     Ok(Opened { db, cluster, joined, presence, gate })
 }

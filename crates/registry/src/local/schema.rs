@@ -86,6 +86,9 @@ pub(super) fn connect(path: &Path, pages_max: u32) -> Result<Connection> {
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
         conn.pragma_update(None, "max_page_count", pages_max)?;
         conn.set_prepared_statement_cache_capacity(64);
+        // What a killed process left in the log goes to the file, and the log is written from its
+        // start again: on a full disk it could not grow.
+        conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
         conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
     };
     let verdict = set().map_err(fail)?;

@@ -60,15 +60,23 @@ impl Opening {
         });
         let mut included: BTreeMap<FragmentId, u64> = BTreeMap::new();
         for (id, bytes) in std::mem::take(&mut self.pages) {
-            let page = store.decode_page(id, Ok(bytes))?;
-            included.insert(id, page.batch);
-            store.index.load(id, page.fragment);
+            match store.decode_page(id, Ok(bytes)) {
+                Ok(page) => {
+                    included.insert(id, page.batch);
+                    store.index.load(id, page.fragment);
+                }
+                Err(error) => self.damage(error)?,
+            }
         }
         let mut freed: BTreeSet<u32> = self.root.unpunched.iter().copied().collect();
         let mut seqs = BTreeSet::new();
         for replayed in &self.records {
             seqs.insert(replayed.seq);
             let Replayed { record, payload_pos, seq } = replayed;
+            if !store.index.is_ready(record.fragment) {
+                // Its page could not be read, which was told.
+                continue;
+            }
             // A page may be younger than the position where replay starts. What it includes is
             // not done again: the fragment would pass through states that never were, and could
             // keep units that it had left.

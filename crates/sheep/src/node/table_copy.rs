@@ -1,0 +1,109 @@
+//! `STORE/table`: the copy of the VDI table that each store keeps (DESIGN 8). Written behind every
+//! change of the registry, soon but never in anybody's way: nothing is served from it.
+
+use super::Node;
+use sheepdog_storelog::checksum::crc32c;
+use sheepdog_types::{Error, ErrorKind, Result};
+use sheepdog_volume::table_copy::TableCopy;
+use sheepdog_volume::{cluster, table};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+const FILE: &str = "table";
+const NEW_FILE: &str = "table.new";
+/// Changes that come together are written together.
+const GATHER: Duration = Duration::from_millis(200);
+/// How long to wait after it could not be written.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Keeps the copy in `dir` up to date until the node leaves, and brings it up to date then.
+pub async fn run(node: Arc<Node>, dir: PathBuf) {
+    tokio::select! {
+        () = node.left() => {}
+        () = follow(&node, &dir) => {}
+    }
+    if let Err(error) = save(&node, &dir).await {
+        tracing::warn!("{}", error.full());
+    }
+}
+
+async fn follow(node: &Node, dir: &Path) {
+    loop {
+        let changed = async {
+            let copied = save(node, dir).await?;
+            let mut watch = node.tables.registry().watch("", copied).await?;
+            watch.next().await
+        };
+        match changed.await {
+            Ok(_) => tokio::time::sleep(GATHER).await,
+            Err(error) => {
+                tracing::warn!("{}; trying again", error.full());
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Writes the copy; the moment it is of.
+async fn save(node: &Node, dir: &Path) -> Result<sheepdog_types::kv::Revision> {
+    let Some(cluster) = super::lock(&node.identity).cluster else {
+        // An empty store belongs to no cluster yet; its first format is a change too.
+        return Ok(node.tables.registry().list(cluster::CLUSTER_KEY).await?.revision);
+    };
+    let registry = node.tables.registry();
+    let mut listing = registry.list("").await?;
+    listing.entries.retain(|entry| {
+        entry.key.starts_with(cluster::CLUSTER_KEY) || entry.key.starts_with(table::PREFIX)
+    });
+    let copy = TableCopy {
+        cluster: cluster.into_bytes(),
+        revision: listing.revision,
+        entries: listing.entries,
+    };
+    let dir = dir.to_owned();
+    let written = tokio::task::spawn_blocking(move || write(&dir, &copy)).await;
+    written.map_err(|e| Error::with_source(ErrorKind::Internal, "write the VDI table", e))??;
+    Ok(listing.revision)
+}
+
+fn write(dir: &Path, copy: &TableCopy) -> Result<()> {
+    let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
+    let bytes = copy.encode();
+    let write = || -> io::Result<()> {
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
+        file.write_all(&bytes)?;
+        file.write_all(&crc32c(&bytes).to_le_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&new, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    write().map_err(|e| {
+        let what = format!("cannot copy the VDI table to {}", path.display());
+        Error::with_source(ErrorKind::Io, what, e)
+    })
+}
+
+/// The copy in a store.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Io`] when it is damaged or cannot be
+/// read, [`ErrorKind::VersionMismatch`].
+pub fn read(dir: &Path) -> Result<TableCopy> {
+    let path = dir.join(FILE);
+    let bytes = std::fs::read(&path).map_err(|e| {
+        let kind = match e.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            _ => ErrorKind::Io,
+        };
+        Error::with_source(kind, format!("cannot read {}", path.display()), e)
+    })?;
+    match bytes.split_last_chunk::<4>() {
+        Some((bytes, crc)) if crc32c(bytes) == u32::from_le_bytes(*crc) => TableCopy::decode(bytes),
+        _ => Err(Error::new(ErrorKind::Io, format!("{} is damaged", path.display()))),
+    }
+}

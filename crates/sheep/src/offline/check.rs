@@ -1,0 +1,146 @@
+//! `sheep store check`: every block of every vid is read and compared with its checksum.
+
+use super::{Looked, bar, print};
+use serde_json::json;
+use sheepdog_storelog::{Answer, BlockKind, Command};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Result, Vid};
+use std::fmt::Write;
+
+/// A run of bad blocks.
+struct Bad {
+    fragment: FragmentId,
+    vid: Vid,
+    first: u32,
+    blocks: u32,
+    why: String,
+}
+
+/// Reads everything; whether all is well.
+pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
+    let mut lines = looked.damage();
+    let fragments: Vec<FragmentId> = {
+        let store = looked.store.store();
+        store.lineages().into_iter().flat_map(|lineage| store.fragments(lineage)).collect()
+    };
+    let bar = bar(looked.store.store().usage().used);
+    let (mut bad, mut blocks_read) = (Vec::new(), 0);
+    for id in &fragments {
+        match vids(looked, *id) {
+            Ok(vids) => {
+                for vid in vids {
+                    blocks_read += check_vid(looked, *id, vid, &mut bad)?;
+                    bar.set_position(blocks_read * BLOCK_SIZE as u64);
+                }
+            }
+            // Whose it was cannot be told any more; the lineage can.
+            Err(error) => lines.push(format!("{}: nothing of it can be read", error.full())),
+        }
+    }
+    if let Err(books) = looked.store.store().self_check() {
+        lines.push(format!("the books of space: {books}"));
+    }
+    bar.finish_and_clear();
+    report(looked, &lines, &bad, fragments.len(), blocks_read, json);
+    Ok(lines.is_empty() && bad.is_empty())
+}
+
+/// The vids that own anything in a fragment.
+fn vids(looked: &mut Looked, fragment: FragmentId) -> Result<Vec<Vid>> {
+    // Asking for its map brings the fragment's page to memory.
+    looked.store.ask(Command::Map { fragment, path: [].into(), start: 0, count: 1 })?;
+    Ok(looked.store.store().vids(fragment))
+}
+
+/// Reads all blocks of a vid in a fragment; how many there are.
+fn check_vid(
+    looked: &mut Looked,
+    fragment: FragmentId,
+    vid: Vid,
+    bad: &mut Vec<Bad>,
+) -> Result<u64> {
+    let count = looked.store.store().superblock().geometry.blocks_per_fragment();
+    let path = || -> std::sync::Arc<[Vid]> { [vid].into() };
+    let map = looked.store.ask(Command::Map { fragment, path: path(), start: 0, count })?;
+    let Answer::Map(runs) = map else {
+        return Ok(0);
+    };
+    let (mut start, mut read) = (0, 0);
+    for (kind, len) in runs {
+        if kind == BlockKind::Data {
+            read += u64::from(len);
+            let whole = Command::Read { fragment, path: path(), start, count: len };
+            if looked.store.ask(whole).is_err() {
+                // One by one, to know which.
+                for first in start..start + len {
+                    let one = Command::Read { fragment, path: path(), start: first, count: 1 };
+                    if let Err(error) = looked.store.ask(one) {
+                        note(bad, fragment, vid, first, error.full());
+                    }
+                }
+            }
+        }
+        start += len;
+    }
+    Ok(read)
+}
+
+fn note(bad: &mut Vec<Bad>, fragment: FragmentId, vid: Vid, block: u32, why: String) {
+    if let Some(last) = bad.last_mut()
+        && (last.fragment, last.vid, last.first + last.blocks) == (fragment, vid, block)
+    {
+        last.blocks += 1;
+        return;
+    }
+    bad.push(Bad { fragment, vid, first: block, blocks: 1, why });
+}
+
+fn report(
+    looked: &Looked,
+    lines: &[String],
+    bad: &[Bad],
+    fragments: usize,
+    blocks: u64,
+    as_json: bool,
+) {
+    let geometry = looked.store.store().superblock().geometry;
+    let place = |bad: &Bad| {
+        let from = bad.fragment.number * geometry.fragment_bytes()
+            + u64::from(bad.first) * BLOCK_SIZE as u64;
+        (from, u64::from(bad.blocks) * BLOCK_SIZE as u64)
+    };
+    let good = lines.is_empty() && bad.is_empty();
+    if as_json {
+        let bad: Vec<_> = bad
+            .iter()
+            .map(|bad| {
+                let (offset, len) = place(bad);
+                json!({
+                    "vdi": looked.owner(bad.fragment.lineage, bad.vid), "vid": bad.vid.get(),
+                    "lineage": bad.fragment.lineage.0, "offset": offset, "len": len,
+                    "why": bad.why,
+                })
+            })
+            .collect();
+        let all = json!({
+            "store": looked.dir.to_string_lossy(), "good": good, "fragments": fragments,
+            "blocks": blocks, "torn_tail": looked.found.report.torn_tail,
+            "damage": lines, "bad_blocks": bad,
+        });
+        return print(&format!("{all:#}\n"));
+    }
+    let mut text = String::new();
+    for line in lines {
+        let _ = writeln!(text, "damage: {line}");
+    }
+    for bad in bad {
+        let (offset, len) = place(bad);
+        let owner = looked.owner(bad.fragment.lineage, bad.vid);
+        let _ = writeln!(text, "bad blocks: {owner}: {len} bytes at {offset}: {}", bad.why);
+    }
+    if looked.found.report.torn_tail {
+        let _ = writeln!(text, "note: the log ends with a write that was never acknowledged");
+    }
+    let verdict = if good { "nothing is wrong" } else { "damaged" };
+    let _ = writeln!(text, "{blocks} blocks of {fragments} fragments read: {verdict}");
+    print(&text);
+}
