@@ -322,9 +322,9 @@ fn a_sheep_starts_on_a_disk_that_others_filled_to_the_brim() {
     for round in 0..6 {
         disk.fill_to_the_brim();
         if round % 3 == 2 {
-            sheep.stop()
+            sheep.stop();
         } else {
-            sheep.kill()
+            sheep.kill();
         }
         // And what its end gave back is taken, too.
         disk.fill_to_the_brim();
