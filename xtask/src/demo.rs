@@ -101,16 +101,16 @@ impl Demo {
 
     fn disk(&self, image: Option<&Path>) -> Result<()> {
         if !output(&mut self.dog(&["vdi", "list", "-r", VDI]))?.is_empty() {
+            println!("==> the VDI \"{VDI}\" is there already; it stays as it is");
             if let Some(image) = image {
-                bail!(
-                    "the VDI \"{VDI}\" is there already and stays as it is; import under another \
-                     name: {} vdi import NAME {} -p {}",
+                println!(
+                    "    {} was not imported; under another name: {} vdi import NAME '{}' -p {}",
+                    image.display(),
                     self.dog.display(),
                     image.display(),
                     self.port
                 );
             }
-            println!("==> the VDI \"{VDI}\" is there already; it stays as it is");
             return Ok(());
         }
         let Some(image) = image else {
@@ -140,7 +140,7 @@ impl Demo {
         };
         println!(
             "
-Sheepdog is running. Everything below is typed in this directory.
+Sheepdog is running. Everything below is typed in {root}.
 
   Look around:   {dog} vdi list{port}
                  {dog} node info{port}
@@ -154,7 +154,8 @@ Sheepdog is running. Everything below is typed in this directory.
   More disks:    {dog} vdi create NAME 20G{port}
                  {dog} vdi import NAME IMAGE.qcow2{port}
   Stop:          {dog} cluster shutdown{port}      (./start goes on where it stopped)
-  Throw away:    stop, then rm -r {DIR}"
+  Throw away:    stop, then rm -r {DIR}",
+            root = root.display()
         );
     }
 }

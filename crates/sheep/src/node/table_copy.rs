@@ -15,8 +15,8 @@ use std::time::Duration;
 
 const FILE: &str = "table";
 const NEW_FILE: &str = "table.new";
-/// Changes that come together are written together.
-const GATHER: Duration = Duration::from_millis(200);
+/// A change is written at once, those that follow soon together.
+const BETWEEN: Duration = Duration::from_millis(200);
 /// How long to wait after it could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -35,11 +35,12 @@ async fn follow(node: &Node, dir: &Path) {
     loop {
         let changed = async {
             let copied = save(node, dir).await?;
+            tokio::time::sleep(BETWEEN).await;
             let mut watch = node.tables.registry().watch("", copied).await?;
             watch.next().await
         };
         match changed.await {
-            Ok(_) => tokio::time::sleep(GATHER).await,
+            Ok(_) => {}
             Err(error) => {
                 tracing::warn!("{}; trying again", error.full());
                 tokio::time::sleep(RETRY).await;

@@ -52,9 +52,11 @@ pub fn usage() -> String {
 Sheepdog daemon (version {})
 Usage: sheep [OPTION]... [PATH]
 PATH is the directory of the store (default: /tmp).
+A stopped store is looked at with 'sheep store --help'.
 Options:
   -b, --bindaddr IP       listen on this address (default: all)
-  -c, --cluster DRIVER    where the cluster's registry is (default: local)
+  -c, --cluster DRIVER    where the cluster's registry is (default: local);
+                          local:FILE names its file
   -f, --foreground        do not become a daemon
   -h, --help              display this help and exit
   -j, --journal size=S    size of a new store's log

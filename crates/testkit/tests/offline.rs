@@ -1,0 +1,198 @@
+//! `sheep store`: a store looked at without a cluster.
+
+use sheepdog_testkit::Server;
+use sheepdog_testkit::bins::bin;
+use sheepdog_testkit::kept::{KEPT, assert_kept, sheep_with_kept};
+use sheepdog_testkit::loopfs::SmallFs;
+use sheepdog_testkit::process::{Ended, run, wait_until};
+use sheepdog_testkit::rng::Rng;
+use sheepdog_testkit::sheep::Sheep;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+fn offline(words: &[&str]) -> Ended {
+    run(Command::new(bin("sheep")).arg("store").args(words), b"")
+}
+
+fn json(ended: &Ended) -> serde_json::Value {
+    serde_json::from_slice(&ended.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {:?} {}", ended.stdout, ended.stderr))
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("a path")
+}
+
+/// A stopped store as it may be found: in its place, copied, on a mount that cannot be written.
+#[test]
+fn a_stopped_store_is_listed_checked_and_exported() {
+    let (mut sheep, mut content) = sheep_with_kept();
+    let dog = sheep.dog();
+    let _ = dog.run(&["vdi", "create", "odd", "10000001"]).ok();
+    let _ = dog.feed(&["vdi", "write", "odd", "9999000"], &[5; 1001]).ok();
+    // Killed in the middle: what is not home yet is in the log only.
+    let mut patch = vec![0; 12_288];
+    Rng::new(3).fill(&mut patch);
+    let _ = dog.feed(&["vdi", "write", "kept", "4194304", "12288"], &patch).ok();
+    content[4 << 20..(4 << 20) + 12_288].copy_from_slice(&patch);
+    let store = path(sheep.store()).to_owned();
+    let busy = offline(&["check", &store]);
+    assert_eq!((busy.code, busy.stderr.lines().count()), (2, 1), "{}", busy.stderr);
+    assert!(busy.stderr.contains("a sheep is using"), "{}", busy.stderr);
+    sheep.stop();
+    sheep.start();
+    let _ = sheep.dog().feed(&["vdi", "write", "kept", "0", "4096"], &patch[..4096]).ok();
+    content[..4096].copy_from_slice(&patch[..4096]);
+    sheep.kill();
+
+    let home = tempfile::tempdir().expect("a directory");
+    let copy = home.path().join("copy");
+    fs::create_dir(&copy).expect("make a directory");
+    for name in ["data", "log", "table"] {
+        fs::copy(sheep.store().join(name), copy.join(name)).expect(name);
+    }
+    for dir in [&store, path(&copy)] {
+        let before = fs::read(sheep.store().join("log")).expect("the log");
+        let list = offline(&["list", dir, "--json"]);
+        assert_eq!(list.code, 0, "{}", list.stderr);
+        let list = json(&list);
+        let of = |name: &str| {
+            let vdis = list["vdis"].as_array().expect("a list");
+            vdis.iter().find(|vdi| vdi["name"] == name).unwrap_or_else(|| panic!("{list}")).clone()
+        };
+        assert_eq!(of("kept")["stored"], KEPT);
+        assert_eq!((&of("odd")["size"], &of("odd")["stored"]), (&10_000_001.into(), &4096.into()));
+        let check = offline(&["check", dir]);
+        assert_eq!(check.code, 0, "{}{}", check.stdout.escape_ascii(), check.stderr);
+        assert!(check.text().ends_with("nothing is wrong\n"));
+        let image = home.path().join("image");
+        let export = offline(&["export", dir, "kept", path(&image)]);
+        assert_eq!((export.code, export.stdout.len(), export.stderr.as_str()), (0, 0, ""));
+        assert!(fs::read(&image).expect("the image") == content);
+        let again = offline(&["export", dir, "kept", path(&image)]);
+        assert_eq!(again.code, 1);
+        assert!(again.stderr.contains("--force"), "{}", again.stderr);
+        let export = offline(&["export", dir, "odd", path(&image), "--force", "--json"]);
+        assert_eq!((json(&export)["written"].clone(), export.code), (1665.into(), 0));
+        let odd = fs::read(&image).expect("the image");
+        assert_eq!(odd.len(), 10_000_001);
+        let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        assert!(zeros(&odd[..9_999_000]) && odd[9_999_000..].iter().all(|byte| *byte == 5));
+        let missing = offline(&["export", dir, "nobody", path(&home.path().join("no"))]);
+        assert_eq!((missing.code, missing.stderr.lines().count()), (1, 1), "{}", missing.stderr);
+        fs::remove_file(&image).expect("remove");
+        assert!(before == fs::read(sheep.store().join("log")).expect("the log"), "it was written");
+    }
+    sheep.start();
+    let _ = sheep.dog().run(&["vdi", "delete", "odd"]).ok();
+    assert_kept(&sheep, &content);
+}
+
+#[test]
+fn damage_is_named_with_its_place_and_owner_and_the_rest_is_saved() {
+    let (mut sheep, content) = sheep_with_kept();
+    sheep.stop();
+    let data = sheep.store().join("data");
+    let file = fs::File::options().read(true).write(true).open(&data).expect("the data");
+    // Where the block at 5 MiB of the disk lies.
+    let bytes = fs::read(&data).expect("the data");
+    let block = &content[5 << 20..(5 << 20) + 4096];
+    let at = bytes.chunks(4096).position(|found| found == block).expect("it is at home") * 4096;
+    file.write_all_at(b"rot", at as u64 + 100).expect("damage it");
+    let store = path(sheep.store());
+    let check = offline(&["check", store]);
+    assert_eq!(check.code, 1);
+    let text = check.text();
+    assert!(text.contains("bad blocks: kept: 4096 bytes at 5242880: "), "{text}");
+    let check = json(&offline(&["check", store, "--json"]));
+    assert_eq!(
+        (&check["good"], check["bad_blocks"].as_array().map(Vec::len)),
+        (&false.into(), Some(1))
+    );
+    let home = tempfile::tempdir().expect("a directory");
+    let image = home.path().join("image");
+    let export = offline(&["export", store, "kept", path(&image)]);
+    assert_eq!(export.code, 1);
+    assert!(export.stderr.contains("lost: 4096 bytes at 5242880"), "{}", export.stderr);
+    let mut expected = content.clone();
+    expected[5 << 20..(5 << 20) + 4096].fill(0);
+    assert!(fs::read(&image).expect("the image") == expected, "the rest is whole");
+
+    // Each block of the data area that is no client's, one after the other: a line, and no panic.
+    let blocks: Vec<usize> = (3..bytes.len() / 4096)
+        .filter(|at| {
+            let found = &bytes[at * 4096..(at + 1) * 4096];
+            found.iter().any(|byte| *byte != 0) && !content.chunks(4096).any(|c| c == found)
+        })
+        .collect();
+    assert!(blocks.len() >= 4, "{blocks:?}");
+    file.write_all_at(block, at as u64).expect("mend it");
+    for at in blocks {
+        file.write_all_at(b"rot", at as u64 * 4096 + 20).expect("damage it");
+        let check = offline(&["check", store]);
+        assert!(check.code <= 1 && !check.stdout.is_empty(), "{at}: {}", check.stderr);
+        let _ = offline(&["export", store, "kept", path(&image), "--force"]);
+        file.write_all_at(&bytes[at * 4096..(at + 1) * 4096], at as u64 * 4096).expect("mend it");
+    }
+    assert_eq!(offline(&["check", store]).code, 0);
+    // Without the copy of the table the blocks can still be checked.
+    fs::write(sheep.store().join("table"), b"nonsense").expect("damage it");
+    let check = offline(&["check", store]);
+    assert_eq!(check.code, 1);
+    assert!(check.text().contains("table is damaged"), "{}", check.text());
+    assert_eq!(offline(&["list", store]).code, 1);
+    sheep.start();
+    assert_kept(&sheep, &content);
+    sheep.stop();
+    assert_eq!(offline(&["check", store_of(&sheep)]).code, 0, "the table was written anew");
+}
+
+fn store_of(sheep: &Sheep) -> &str {
+    path(sheep.store())
+}
+
+#[test]
+fn a_mount_that_cannot_be_written_is_enough() {
+    let Some(disk) = SmallFs::new(256 << 20) else {
+        return;
+    };
+    let store = disk.path().join("store");
+    let mut sheep = Sheep::at(&store, &["-j", "size=64M"]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "1M"]).ok();
+    // Its copy of the table follows at once, but by itself.
+    wait_until("the VDI is in the store's copy of the table", || {
+        let table = fs::read(store.join("table")).unwrap_or_default();
+        table.windows(4).any(|found| found == b"disk")
+    });
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[9; 1 << 20]).ok();
+    sheep.kill();
+    disk.set_read_only(true);
+    assert_eq!(offline(&["check", path(&store)]).code, 0);
+    let home = tempfile::tempdir().expect("a directory");
+    let image = home.path().join("image");
+    assert_eq!(offline(&["export", path(&store), "disk", path(&image)]).code, 0);
+    assert!(fs::read(&image).expect("the image") == [9; 1 << 20]);
+    disk.set_read_only(false);
+}
+
+#[test]
+fn words_that_make_no_sense_are_refused() {
+    for words in [
+        &["check"][..],
+        &["export", "dir", "vdi"],
+        &["check", "dir", "--force"],
+        &["list", "dir", "--what"],
+        &["frobnicate", "dir"],
+    ] {
+        let ended = offline(words);
+        assert_eq!(ended.code, 64, "{words:?}");
+        assert!(ended.stderr.contains("Usage: sheep store"), "{}", ended.stderr);
+    }
+    assert_eq!(offline(&["--help"]).code, 0);
+    let none = offline(&["check", "/nonexistent"]);
+    assert_eq!((none.code, none.stderr.lines().count()), (2, 1), "{}", none.stderr);
+}
