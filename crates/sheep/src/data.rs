@@ -142,6 +142,8 @@ pub struct WorkerConfig {
     pub files: StoreFiles,
     /// How to reach the disk.
     pub engine: EngineChoice,
+    /// Acknowledge writes before they are durable.
+    pub nosync: bool,
     /// The interval of this run, for all shards: versions it gives are newer than any before.
     pub interval: Interval,
     /// `DIR/nbd.sock`, listening, not blocking.

@@ -122,8 +122,23 @@ pub struct Options {
     pub nbd_group: Option<u32>,
     /// How to reach the disk.
     pub io: EngineChoice,
-    /// Bytes of a new store's log; `None` for what the store thinks right.
-    pub log_bytes: Option<u64>,
+    /// What `-j` says of the store's log; `None` for what the store thinks right.
+    pub journal: Option<LogPlace>,
+    /// Acknowledge before the flush.
+    pub nosync: bool,
+    /// What was said and has no effect, a line each.
+    pub notices: Vec<&'static str>,
+}
+
+/// A store's log, as `-j` names it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogPlace {
+    /// Bytes of a new store's log.
+    pub bytes: u64,
+    /// The directory it is in, absolute, if not the store's.
+    pub dir: Option<PathBuf>,
+    /// Do not replay it: accepted, and not done.
+    pub skip: bool,
 }
 
 /// What to do after the options were read.
@@ -166,7 +181,9 @@ struct Settings {
     nbd: Option<SocketAddr>,
     nbd_group: Option<u32>,
     io: Option<EngineChoice>,
-    log_bytes: Option<u64>,
+    journal: Option<LogPlace>,
+    nosync: Option<bool>,
+    directio: Option<bool>,
     config: Option<PathBuf>,
 }
 
@@ -225,13 +242,13 @@ impl Settings {
             Opt::Nbd => self.nbd = Some(values::nbd(&text)?),
             Opt::NbdGroup => self.nbd_group = Some(values::group(&text)?),
             Opt::Io => self.io = Some(values::io(&text)?),
-            Opt::Journal => self.log_bytes = Some(values::journal(os)?),
+            Opt::Journal => self.journal = Some(values::journal(os)?),
+            Opt::NoSync => self.nosync = Some(true),
+            Opt::DirectIo => self.directio = Some(true),
             Opt::Config => self.config = Some(values::path("config", os)?),
             Opt::Help | Opt::Version => {}
             Opt::Gateway
-            | Opt::DirectIo
             | Opt::IoAddr
-            | Opt::NoSync
             | Opt::Http
             | Opt::Recovery
             | Opt::Upgrade
@@ -259,7 +276,9 @@ impl Settings {
             nbd: self.nbd.or(other.nbd),
             nbd_group: self.nbd_group.or(other.nbd_group),
             io: self.io.or(other.io),
-            log_bytes: self.log_bytes.or(other.log_bytes),
+            journal: self.journal.or(other.journal),
+            nosync: self.nosync.or(other.nosync),
+            directio: self.directio.or(other.directio),
             config: None,
         }
     }
@@ -272,6 +291,18 @@ impl Settings {
             .or(self.bind.filter(|ip| !ip.is_unspecified()))
             .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let log = self.log.unwrap_or_default();
+        let mut notices = Vec::new();
+        if self.directio == Some(true) {
+            notices.push("-D has no effect: direct I/O is used wherever the file system has it");
+        }
+        if self.journal.as_ref().is_some_and(|journal| journal.skip) {
+            notices.push("-j skip has no effect: the log is always replayed");
+        }
+        if self.nosync == Some(true) {
+            notices.push(
+                "-n: writes are acknowledged before they are durable; a power failure loses them",
+            );
+        }
         Ok(Options {
             store,
             bind: self.bind.filter(|ip| *ip != IpAddr::V6([0; 16].into())),
@@ -286,7 +317,9 @@ impl Settings {
             nbd: self.nbd,
             nbd_group: self.nbd_group,
             io: self.io.unwrap_or_default(),
-            log_bytes: self.log_bytes,
+            nosync: self.nosync.unwrap_or(false),
+            notices,
+            journal: self.journal,
         })
     }
 }

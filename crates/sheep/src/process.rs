@@ -119,6 +119,10 @@ fn serve(
     let log = Log::open(&options.log, &options.store)
         .map_err(|e| format!("cannot open the log of {}: {e}", options.store.display()))?;
     log.install(options.log.level);
+    for notice in &options.notices {
+        tracing::warn!("{notice}");
+        say(&format!("{notice}\n"));
+    }
     stop_on_panic();
     raise_file_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -67,7 +67,7 @@ fn work(
         cluster: config.cluster,
         fresh: config.fresh,
         log_id: random,
-        limits: Limits::STANDARD,
+        limits: Limits { nosync: config.nosync, ..Limits::STANDARD },
     })?;
     tracing::info!(
         "store {} opened by {}: {} fragments, {} batches with {} writes replayed{}",

@@ -130,10 +130,19 @@ impl StoreLock {
             // A log alone is what a crash while preparing leaves; a device is there before.
             (None, _) => Ok(false),
             (Some(data), None) if data.file_type().is_block_device() => Ok(false),
-            (Some(_), None) => Err(Error::new(
-                ErrorKind::Io,
-                format!("{} has data but no log", self.dir.display()),
-            )),
+            (Some(_), None) => Err(match std::fs::read_link(self.dir.join(LOG)) {
+                Ok(elsewhere) => Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the log of {} is {}, which is not there: bring it back",
+                        self.dir.display(),
+                        elsewhere.display()
+                    ),
+                ),
+                Err(_) => {
+                    Error::new(ErrorKind::Io, format!("{} has data but no log", self.dir.display()))
+                }
+            }),
         }
     }
 
@@ -144,6 +153,15 @@ impl StoreLock {
     /// [`ErrorKind::NoSpace`] when the log does not fit, [`ErrorKind::Invalid`] when there is a store
     /// already, [`ErrorKind::Io`]. Nothing is left behind.
     pub fn prepare(&self, log_bytes: u64) -> Result<StoreFiles> {
+        self.prepare_with_log_at(log_bytes, &self.dir.join(LOG))
+    }
+
+    /// As [`StoreLock::prepare`] with the log in a file somewhere else, which the store remembers
+    /// by a link.
+    ///
+    /// # Errors
+    /// As [`StoreLock::prepare`]; [`ErrorKind::Invalid`] when the file's directory is not there.
+    pub fn prepare_with_log_at(&self, log_bytes: u64, log: &Path) -> Result<StoreFiles> {
         if log_bytes == 0 || !log_bytes.is_multiple_of(BLOCK_SIZE as u64) {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -157,24 +175,26 @@ impl StoreLock {
             ));
         }
         self.remove_leftovers()?;
-        let free = free_bytes(&self.dir)?;
+        let log_dir = log.parent().unwrap_or(&self.dir);
+        let free = free_bytes(log_dir)?;
         if free < log_bytes {
             return Err(Error::new(
                 ErrorKind::NoSpace,
                 format!(
                     "the log needs {}, {} has {} free",
                     size::human(log_bytes),
-                    self.dir.display(),
+                    log_dir.display(),
                     size::human(free)
                 ),
             ));
         }
-        let made = self.make(log_bytes);
+        let made = self.make(log_bytes, log);
         if made.is_err() {
             // The first error is the one to tell; what cannot be removed is removed next time.
             let _ = self.remove_leftovers();
             if !self.dir.join(DATA).exists() {
                 let _ = std::fs::remove_file(self.dir.join(LOG));
+                let _ = std::fs::remove_file(log);
             }
         }
         made?;
@@ -182,38 +202,62 @@ impl StoreLock {
     }
 
     /// The log gets its name first: data without a log would look like a damaged store.
-    fn make(&self, log_bytes: u64) -> Result<()> {
+    fn make(&self, log_bytes: u64, log: &Path) -> Result<()> {
         let make_new = OFlags::CREATE | OFlags::EXCL;
-        let (path, new) = (self.dir.join(LOG), self.dir.join(NEW_LOG));
-        let (log, _) = open_file(&new, make_new)?;
-        write_zeros(&log, log_bytes).map_err(|e| failed("write", &new, e))?;
-        std::fs::rename(&new, &path).map_err(|e| failed("create", &path, e))?;
+        let path = self.dir.join(LOG);
+        let new = log.with_file_name(match log == path {
+            true => NEW_LOG.into(),
+            false => {
+                let mut name = log.file_name().unwrap_or_default().to_owned();
+                name.push(".new");
+                name
+            }
+        });
+        remove_if_there(&new)?;
+        let (made, _) = open_file(&new, make_new)?;
+        write_zeros(&made, log_bytes).map_err(|e| failed("write", &new, e))?;
+        std::fs::rename(&new, log).map_err(|e| failed("create", log, e))?;
+        if log != path {
+            sync_dir(log.parent().unwrap_or(&self.dir))?;
+            remove_if_there(&path)?;
+            std::os::unix::fs::symlink(log, &path).map_err(|e| failed("create", &path, e))?;
+        }
         let (path, new) = (self.dir.join(DATA), self.dir.join(NEW_DATA));
         // Only a device may be there.
         if !path.exists() {
             let (data, _) = open_file(&new, make_new)?;
             data.sync_all().map_err(|e| failed("write", &new, e))?;
-            self.sync_dir()?;
+            sync_dir(&self.dir)?;
             std::fs::rename(&new, &path).map_err(|e| failed("create", &path, e))?;
         }
-        self.sync_dir()
+        sync_dir(&self.dir)
     }
 
-    fn sync_dir(&self) -> Result<()> {
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|e| failed("write to", &self.dir, e))
+    /// Whether the log is in this directory, as somebody says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] with where it is.
+    pub fn check_log_is_in(&self, dir: &Path) -> Result<()> {
+        let path = self.dir.join(LOG);
+        let log = path.canonicalize().map_err(|e| failed("look at", &path, e))?;
+        let said = dir.canonicalize().map_err(|e| failed("look at", dir, e))?;
+        match log.parent() {
+            Some(there) if there == said => Ok(()),
+            there => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the log of {} is in {}, not in {}",
+                    self.dir.display(),
+                    there.unwrap_or(&log).display(),
+                    dir.display()
+                ),
+            )),
+        }
     }
 
     fn remove_leftovers(&self) -> Result<()> {
         for name in [NEW_DATA, NEW_LOG] {
-            let path = self.dir.join(name);
-            match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &path, e));
-                }
-                _ => {}
-            }
+            remove_if_there(&self.dir.join(name))?;
         }
         Ok(())
     }
@@ -261,6 +305,17 @@ impl StoreLock {
         let log_unit = log_unit(&log, found.dev());
         let areas = Areas::new(data, log).map_err(|e| failed("open", &self.dir, e))?;
         Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes })
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| failed("write to", dir, e))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", path, e)),
+        _ => Ok(()),
     }
 }
 

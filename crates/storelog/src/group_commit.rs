@@ -84,7 +84,7 @@ impl Store {
                 continue;
             };
             write.record.prev = prev;
-            flush_data |= write.flush_data;
+            flush_data |= write.flush_data && !self.limits.nosync;
             if write.record.version <= prev {
                 return self.broken("versions of a fragment grow", out);
             }
@@ -110,7 +110,7 @@ impl Store {
         let offset = pos % self.superblock.log_bytes;
         self.disk(
             Purpose::Batch,
-            DiskOp::Write { area: Area::Log, offset, data, durable: true },
+            DiskOp::Write { area: Area::Log, offset, data, durable: !self.limits.nosync },
             out,
         );
         if flush_data {

@@ -36,6 +36,9 @@ pub struct Limits {
     pub spare_pages: u32,
     /// Free units that one checkpoint gives back to the host after a crash.
     pub give_back_units: u32,
+    /// Acknowledge batches before they are durable. What a power failure leaves then may be no
+    /// store any more.
+    pub nosync: bool,
     /// Writes that cover whole chunks of at least that many blocks go to fresh extents.
     pub extent_blocks_min: u32,
 }
@@ -50,6 +53,7 @@ impl Limits {
         recycled_units: 1024,
         spare_pages: 1024,
         give_back_units: 1 << 14,
+        nosync: false,
         extent_blocks_min: 16,
     };
 }

@@ -115,6 +115,55 @@ fn a_store_of_a_newer_version_is_refused() {
 }
 
 #[test]
+fn the_log_may_be_elsewhere_and_is_missed_when_it_is_gone() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (logs, store) = (home.path().join("logs"), home.path().join("store"));
+    let place = format!("size=64M,dir={}", logs.display());
+    // A directory that is not there is not made: it may be a mount point without its mount.
+    assert_refused(&mut Sheep::at(&store, &["-j", &place]), "logs");
+    std::fs::create_dir(&logs).expect("make a directory");
+    let mut sheep = Sheep::at(&store, &["-j", &place]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "1M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[9; 1 << 20]).ok();
+    let logged: Vec<_> = std::fs::read_dir(&logs).expect("list").collect();
+    let log = logged[0].as_ref().expect("an entry");
+    assert_eq!((logged.len(), log.metadata().expect("stat").len()), (1, 64 << 20));
+    sheep.kill();
+    // It is remembered, and nobody is told another place in vain.
+    let mut without = Sheep::at(&store, &["-j", "size=64M,skip"]);
+    without.start();
+    let read = without.dog().run(&["vdi", "read", "disk"]).ok().stdout;
+    assert!(read == [9; 1 << 20]);
+    without.stop();
+    let elsewhere = format!("size=64M,dir={}", home.path().display());
+    assert_refused(&mut Sheep::at(&store, &["-j", &elsewhere]), "logs, not in");
+    let away = home.path().join("away");
+    std::fs::rename(&logs, &away).expect("take it away");
+    assert_refused(&mut Sheep::at(&store, &[]), "which is not there");
+    std::fs::rename(&away, &logs).expect("bring it back");
+    sheep.start();
+    let read = sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout;
+    assert!(read == [9; 1 << 20]);
+}
+
+#[test]
+fn options_that_change_what_is_promised_say_so() {
+    let mut sheep = Sheep::with(&["-n", "-D"]);
+    let log = std::fs::read_to_string(sheep.store().join("sheep.log")).expect("the log");
+    for notice in ["-n: writes are acknowledged before they are durable", "-D has no effect"] {
+        assert!(log.contains(notice), "{log}");
+    }
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "1M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[9; 1 << 20]).ok();
+    // The machine is not what dies here.
+    sheep.kill();
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout == [9; 1 << 20]);
+}
+
+#[test]
 fn full_and_read_only_disks_are_refused_or_reported() {
     let Some(disk) = SmallFs::new(320 << 20) else {
         return;

@@ -11,9 +11,12 @@ Available cluster drivers:
 pub const JOURNAL: &str = "\
 Arguments of -j:
   size=SIZE               size of a new store's log, at least 64M
+  dir=DIRECTORY           where a new store's log is (default: in the store);
+                          the store remembers it
+  skip                    has no effect: the log is always replayed
 
 Example:
-  $ sheep -j size=512M ...
+  $ sheep -j size=512M,dir=/ssd ...
 ";
 
 pub const LOG: &str = "\
@@ -59,8 +62,9 @@ Options:
                           local:FILE names its file
   -f, --foreground        do not become a daemon
   -h, --help              display this help and exit
-  -j, --journal size=S    size of a new store's log
+  -j, --journal OPTIONS   size= and dir= of a new store's log, separated by commas
   -l, --log OPTIONS       level=, dir=, format= and dst= of the log, separated by commas
+  -n, --nosync            acknowledge writes before they are durable
   -p, --port PORT         port to listen on (default: 7000)
   -P, --pidfile FILE      leave the process id in this file
   -v, --version           print the version and exit

@@ -37,7 +37,7 @@ fn silence_means_the_defaults_of_old() {
     assert!(!options.foreground && !options.daemonized);
     assert_eq!(options.log, LogOptions::default());
     assert_eq!((options.nbd, options.nbd_group), (None, None));
-    assert_eq!((options.io, options.log_bytes), (EngineChoice::Auto, None));
+    assert_eq!((options.io, options.journal.clone()), (EngineChoice::Auto, None));
     assert_eq!(options.pid_file, None);
 }
 
@@ -59,7 +59,7 @@ fn every_option_says_what_it_means() {
     assert_eq!(options.nbd, "127.0.0.1:10809".parse().ok());
     assert_eq!(options.nbd_group, Some(0));
     assert_eq!(options.io, EngineChoice::Blocking);
-    assert_eq!(options.log_bytes, Some(1 << 30));
+    assert_eq!(options.journal.as_ref().map(|j| j.bytes), Some(1 << 30));
 }
 
 #[test]
@@ -110,8 +110,8 @@ fn bad_input_has_one_exact_line() {
         ("-c accord", "Invalid cluster driver 'accord'".to_owned()),
         ("-c local:", "cluster driver 'local:' names no file".to_owned()),
         ("-c zookeeper:a:1", "cluster driver 'zookeeper' is not in this build".to_owned()),
-        ("-j dir=/x", "journal option 'dir' is not supported by this version".to_owned()),
-        ("-j size=1g,skip", "journal option 'skip' is not supported by this version".to_owned()),
+        ("-j dir=/x", "you must specify size for journal".to_owned()),
+        ("-j skip=yes,size=1g", "Invalid journal option 'skip'".to_owned()),
         ("-j sise=1g", "Invalid journal option 'sise'".to_owned()),
         ("-j size=63m", "invalid size 63m, must be bigger than 64(M)".to_owned()),
         ("-j size=x", "invalid size x, must be bigger than 64(M)".to_owned()),
@@ -154,8 +154,6 @@ fn bad_input_has_one_exact_line() {
         ),
         ("-g", later('g', "gateway")),
         ("-i host=1.1.1.1", later('i', "ioaddr")),
-        ("-D", later('D', "directio")),
-        ("-n", later('n', "nosync")),
         ("-r host=x", later('r', "http")),
         ("-R max=1", later('R', "recovery")),
         ("-u", later('u', "upgrade")),
@@ -217,7 +215,7 @@ fn the_file_speaks_where_the_command_line_is_silent() {
     assert!(options.foreground);
     assert_eq!(options.nbd, "127.0.0.1:10810".parse().ok());
     assert_eq!(options.log.level, Level::Debug);
-    assert_eq!(options.log_bytes, Some(128 << 20));
+    assert_eq!(options.journal.as_ref().map(|j| j.bytes), Some(128 << 20));
     let options = run(&format!("/from/line --config {}", file.display()));
     assert_eq!(options.store, Path::new("/from/line"));
 }

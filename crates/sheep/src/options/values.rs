@@ -1,6 +1,6 @@
 //! The arguments of single options: what they mean and the exact lines that refuse them.
 
-use super::{Refusal, help, shown};
+use super::{LogPlace, Refusal, help, shown};
 use crate::log::{Destination, Format, Level, LogOptions};
 use sheepdog_registry::Driver;
 use sheepdog_store::EngineChoice;
@@ -164,8 +164,8 @@ fn pairs(text: &OsStr) -> impl Iterator<Item = (String, Option<&OsStr>)> {
 }
 
 /// `-j`: what was the journal's is the log's.
-pub fn journal(text: &OsStr) -> Result<u64, Refusal> {
-    let mut size = None;
+pub fn journal(text: &OsStr) -> Result<LogPlace, Refusal> {
+    let (mut size, mut dir, mut skip) = (None, None, false);
     for (key, value) in pairs(text) {
         match (key.as_str(), value) {
             ("size", Some(value)) => {
@@ -178,11 +178,8 @@ pub fn journal(text: &OsStr) -> Result<u64, Refusal> {
                     })?;
                 size = Some(bytes);
             }
-            ("dir" | "skip", _) => {
-                return Err(Refusal::new(format!(
-                    "journal option '{key}' is not supported by this version"
-                )));
-            }
+            ("dir", Some(value)) => dir = Some(path("journal", value)?),
+            ("skip", None) => skip = true,
             _ => {
                 return Err(Refusal {
                     line: format!("Invalid journal option '{key}'"),
@@ -191,7 +188,8 @@ pub fn journal(text: &OsStr) -> Result<u64, Refusal> {
             }
         }
     }
-    size.ok_or_else(|| Refusal::new("you must specify size for journal"))
+    let bytes = size.ok_or_else(|| Refusal::new("you must specify size for journal"))?;
+    Ok(LogPlace { bytes, dir, skip })
 }
 
 /// `-l`.

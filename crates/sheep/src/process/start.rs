@@ -14,7 +14,7 @@ use sheepdog_registry::{
 };
 use sheepdog_store::{StoreFiles, StoreLock, space};
 use sheepdog_types::limits::VNODES_DEFAULT;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, Result};
+use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Result};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub async fn start(
     cluster::note_epoch(&registry, &me).await?;
     let fresh = identity.is_empty();
     let disk = identity.disk;
-    let files = files(options, store)?;
+    let files = files(options, store, disk)?;
     let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identity));
     // A registry of a newer version is refused now and not at the first request.
     node.tables.current().await?;
@@ -97,6 +97,7 @@ pub async fn start(
         fresh,
         files,
         engine: options.io,
+        nosync: options.nosync,
         interval,
         nbd_unix: bound.nbd_unix,
         nbd_tcp: bound.nbd_tcp,
@@ -183,10 +184,13 @@ fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
 }
 
 /// The store's files, prepared if there are none.
-fn files(options: &Options, store: &StoreLock) -> Result<StoreFiles> {
+fn files(options: &Options, store: &StoreLock, disk: DiskId) -> Result<StoreFiles> {
     if store.is_prepared()? {
         let files = store.open()?;
-        if options.log_bytes.is_some_and(|bytes| bytes != files.log_bytes) {
+        if let Some(dir) = options.journal.as_ref().and_then(|journal| journal.dir.as_deref()) {
+            store.check_log_is_in(dir)?;
+        }
+        if options.journal.as_ref().is_some_and(|journal| journal.bytes != files.log_bytes) {
             tracing::warn!(
                 "the store has a log of {} bytes already; another size is for new stores",
                 files.log_bytes
@@ -194,11 +198,20 @@ fn files(options: &Options, store: &StoreLock) -> Result<StoreFiles> {
         }
         return Ok(files);
     }
-    let bytes = match options.log_bytes {
-        Some(bytes) => bytes.next_multiple_of(BLOCK_SIZE as u64),
+    let bytes = match &options.journal {
+        Some(journal) => journal.bytes.next_multiple_of(BLOCK_SIZE as u64),
         None if space(store.dir())?.free / 8 < LOG_BYTES => LOG_BYTES_SMALL,
         None => LOG_BYTES,
     };
-    tracing::info!("preparing {} with a log of {bytes} bytes", store.dir().display());
-    store.prepare(bytes)
+    let log_dir = options.journal.as_ref().and_then(|journal| journal.dir.clone());
+    let place = log_dir.as_deref().unwrap_or(store.dir());
+    tracing::info!(
+        "preparing {} with a log of {bytes} bytes in {}",
+        store.dir().display(),
+        place.display()
+    );
+    match log_dir {
+        Some(dir) => store.prepare_with_log_at(bytes, &dir.join(format!("sheep-log-{disk}"))),
+        None => store.prepare(bytes),
+    }
 }

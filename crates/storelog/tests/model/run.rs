@@ -113,6 +113,7 @@ impl Run {
             recycled_units: rng.below(8) as usize,
             spare_pages: [0, 5, 60][rng.below(3) as usize],
             give_back_units: 6,
+            nosync: false,
             extent_blocks_min: geometry.blocks_per_chunk() * [1, 2][rng.below(2) as usize],
         };
         let fragments = [6, 6, 6, 200][rng.below(4) as usize];
