@@ -1,6 +1,6 @@
 //! Runs that are too long for every day. Their reports are kept in `docs/runs/`.
 
-use crate::shell::{cmd, output};
+use crate::shell::{cargo, cmd, output};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sheepdog_testkit::Server;
@@ -12,22 +12,81 @@ use sheepdog_testkit::sheep::Sheep;
 use sheepdog_testkit::verify::Plan;
 use std::time::{Duration, Instant};
 
-/// `long kill …`.
+const USAGE: &str = "long kill [--rounds N] [--seed N]
+       long cuts [--rounds N] [--seed N]";
+
+/// `long NAME …`.
 pub fn run(args: &[&str]) -> Result<()> {
-    let ["kill", rest @ ..] = args else {
-        bail!("long kill [--rounds N] [--seed N]");
+    let [name, rest @ ..] = args else {
+        bail!(USAGE);
     };
-    let (mut rounds, mut seed) = (100, Rng::fresh_seed());
+    let (mut rounds, mut seed) = (None, None);
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match *word {
-            "--rounds" => rounds = value.parse()?,
-            "--seed" => seed = value.parse()?,
-            _ => bail!("long kill [--rounds N] [--seed N]"),
+            "--rounds" => rounds = Some(value.parse()?),
+            "--seed" => seed = Some(value.parse()?),
+            _ => bail!(USAGE),
         }
     }
-    kill(rounds, seed)
+    match *name {
+        "kill" => kill(rounds.unwrap_or(100), seed.unwrap_or_else(Rng::fresh_seed)),
+        // 12 deaths each: 100,000 in all.
+        "cuts" => cuts(rounds.unwrap_or(8400), seed.unwrap_or_else(Rng::fresh_seed) >> 16),
+        _ => bail!(USAGE),
+    }
+}
+
+/// The store's model tests: random work on simulated disks that lose power, run full, fail. One
+/// seed is one run; `SHEEPDOG_SEED=N SHEEPDOG_SEEDS=1` repeats it.
+const CUTS: [&str; 5] = [
+    "crashes_anywhere_keep_acknowledged_writes_and_space",
+    "faults::a_full_host_refuses_writes_early_and_never_deletes",
+    "faults::space_once_given_can_be_written_when_somebody_else_fills_the_host",
+    "faults::without_space_writes_are_refused_and_nothing_is_lost",
+    "faults::disk_errors_are_told_and_do_no_damage",
+];
+
+fn cuts(seeds: u32, seed: u64) -> Result<()> {
+    let begin = Instant::now();
+    let build = ["test", "--release", "-p", "sheepdog-storelog", "--test", "crash", "--no-run"];
+    let built = output(cargo(&build).arg("--message-format=json"))?;
+    let binary = built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .context("cargo named no test binary")?;
+    let mut results = serde_json::Map::new();
+    for (at, test) in CUTS.iter().enumerate() {
+        // The first is the one whose deaths are counted; the others repeat it in worse weather.
+        let count = if at == 0 { seeds } else { seeds.div_ceil(8).max(100) };
+        println!("{test}: {count} seeds from {seed}");
+        let mut run = cmd(&[&binary, "--exact", test, "--nocapture"]);
+        run.env("SHEEPDOG_SEED", seed.to_string()).env("SHEEPDOG_SEEDS", count.to_string());
+        let said = output(&mut run).with_context(|| format!("{test}, seeds from {seed}"))?;
+        let counts = said.lines().rev().find(|line| line.starts_with("Counts"));
+        let counts = counts.context("the test counted nothing")?;
+        println!("  {counts}");
+        results.insert((*test).to_owned(), json!({ "seeds": count, "counts": counts }));
+    }
+    let commit = commit()?;
+    let report = json!({
+        "command": format!("cargo xtask long cuts --rounds {seeds} --seed {}", seed << 16),
+        "commit": commit,
+        "seconds": begin.elapsed().as_secs(),
+        "first_seed": seed,
+        "tests": results,
+    });
+    save(&format!("cuts-{commit}-{seed}.json"), &report)
+}
+
+fn save(name: &str, report: &Value) -> Result<()> {
+    let dir = bins::root().join("docs/runs");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join(name), format!("{report:#}\n"))?;
+    println!("{report:#}\nsaved as docs/runs/{name}");
+    Ok(())
 }
 
 /// The commit of the work tree, with a mark if the tree differs from it.
@@ -53,12 +112,7 @@ fn kill(count: u32, seed: u64) -> Result<()> {
         "writer": writer,
         "fio": fio,
     });
-    let dir = bins::root().join("docs/runs");
-    std::fs::create_dir_all(&dir)?;
-    let file = dir.join(format!("kill-{commit}-{seed}.json"));
-    std::fs::write(&file, format!("{report:#}\n"))?;
-    println!("{report:#}\nsaved as docs/runs/{}", file.file_name().unwrap_or_default().display());
-    Ok(())
+    save(&format!("kill-{commit}-{seed}.json"), &report)
 }
 
 /// Our writer: all three kinds of trouble.

@@ -19,7 +19,7 @@ Usage: cargo xtask WORD
   ci                everything that must pass: ./test
   deps              get the programs the tests need (as root by apt; otherwise say what is missing)
   bench [--quick]   the speed table: ours against fio on the disk and against qemu-nbd
-  long kill [--rounds N] [--seed N]
+  long kill|cuts [--rounds N] [--seed N]
                     kill -9 rounds under verifying writers, report in docs/runs/
   licences          every dependency's licence is one that deny.toml allows";
 

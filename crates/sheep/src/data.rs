@@ -55,6 +55,49 @@ pub struct Capacity {
     pub free: u64,
 }
 
+/// How far the scrub of the disk is, and what it found since the start.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ScrubState {
+    /// Bytes a second it may read; 0 is never.
+    pub rate: u64,
+    /// Fragments read in this pass.
+    pub done: u64,
+    /// Fragments there were when it began.
+    pub total: u64,
+    /// Passes that ended.
+    pub passes: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Bad places.
+    pub bad: u64,
+    /// The first of them.
+    pub findings: Vec<Finding>,
+}
+
+/// A place that cannot be read, or not as it was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Finding {
+    /// Whose address space.
+    pub lineage: LineageId,
+    /// Whose block; `None` if it can no longer be told.
+    pub vid: Option<Vid>,
+    /// Bytes from the disk's start.
+    pub offset: u64,
+    /// One line.
+    pub why: String,
+}
+
+/// What is known of the health of the disk.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Health {
+    /// Blocks and pages whose checksum was wrong when they were read, since the start.
+    pub checksum_errors: u64,
+    /// Writes are acknowledged before they are durable.
+    pub nosync: bool,
+    /// See there.
+    pub scrub: ScrubState,
+}
+
 /// How far a long job is: done and total, in fragments.
 pub type Progress = Box<dyn Fn(u64, u64) + Send>;
 
@@ -89,6 +132,11 @@ pub trait DataPlane: Send + Sync {
 
     /// Space of the store.
     fn capacity(&self) -> BoxFuture<'_, Result<Capacity>>;
+
+    /// Health of the disk.
+    fn health(&self) -> BoxFuture<'_, Result<Health>> {
+        Box::pin(async { Ok(Health::default()) })
+    }
 
     /// Closes all NBD connections of this VDI and refuses new ones until the directory says
     /// otherwise. When it returns, none of their requests is under way any more.
@@ -144,6 +192,8 @@ pub struct WorkerConfig {
     pub engine: EngineChoice,
     /// Acknowledge writes before they are durable.
     pub nosync: bool,
+    /// Bytes a second that the scrub may read; 0 is never.
+    pub scrub: u64,
     /// The interval of this run, for all shards: versions it gives are newer than any before.
     pub interval: Interval,
     /// `DIR/nbd.sock`, listening, not blocking.

@@ -6,12 +6,14 @@ mod gateway;
 mod locks;
 mod primary;
 mod remote;
+mod scrub;
 
 use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
 use exports::DirectoryExports;
 use gateway::Gateway;
 use primary::Primary;
 use remote::{Job, Remote};
+use scrub::Scrub;
 use sheepdog_nbd::Server;
 use sheepdog_store::{Disk, DiskConfig};
 use sheepdog_storelog::{Command, Limits};
@@ -24,6 +26,8 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) struct Worker {
     gateway: Rc<Gateway>,
     nbd: Server<DirectoryExports>,
+    scrub: Rc<Scrub>,
+    nosync: bool,
 }
 
 /// Starts the worker on a thread of its own; returns when it can serve.
@@ -88,7 +92,9 @@ fn work(
         if let Some(listener) = config.nbd_tcp {
             nbd.listen(listener)?;
         }
-        let worker = Rc::new(Worker { gateway, nbd });
+        let scrub = Scrub::new(gateway.disk().clone(), config.scrub);
+        let _scrubbing = tokio::task::spawn_local(Rc::clone(&scrub).run());
+        let worker = Rc::new(Worker { gateway, nbd, scrub, nosync: config.nosync });
         let _ = opened.send(Ok(()));
         let mut driver = driver;
         loop {

@@ -247,6 +247,24 @@ impl Disk {
         self.inner.state.borrow().store.stats()
     }
 
+    /// As [`Store::lineages`].
+    #[must_use]
+    pub fn lineages(&self) -> Vec<LineageId> {
+        self.inner.state.borrow().store.lineages()
+    }
+
+    /// As [`Store::vids`].
+    #[must_use]
+    pub fn vids(&self, fragment: FragmentId) -> Vec<Vid> {
+        self.inner.state.borrow().store.vids(fragment)
+    }
+
+    /// As [`Store::failure`].
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.inner.state.borrow().store.failure().map(str::to_owned)
+    }
+
     /// How fragments divide.
     #[must_use]
     pub fn geometry(&self) -> Geometry {

@@ -61,6 +61,8 @@ impl Limits {
 /// Counters since the store was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
+    /// Commands taken.
+    pub commands: u64,
     /// Durable batches.
     pub batches: u64,
     /// Records in them.
@@ -343,6 +345,7 @@ impl Store {
     }
 
     fn submit(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
+        self.stats.commands += 1;
         if let Some(why) = &self.failed {
             let error = Error::new(ErrorKind::Io, format!("the disk was given up: {why}"));
             out.push(Effect::Reply(id, Err(error)));

@@ -5,7 +5,9 @@
 
 use super::time::unix;
 use serde::Serialize;
-use sheepdog_wire::{ClusterState, EpochNode, NodeEntry, NodeSpace, RedundancyInfo, VdiEntry};
+use sheepdog_wire::{
+    ClusterState, DiskHealth, EpochNode, NodeEntry, NodeSpace, RedundancyInfo, VdiEntry,
+};
 
 /// `"redundancy"` of a VDI or cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -260,6 +262,54 @@ pub struct Space {
     pub used: u64,
     /// Bytes left.
     pub available: u64,
+    /// Health of its disk, if it tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// Health of a disk since its sheep was started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Health {
+    /// Blocks and pages whose checksum was wrong when they were read.
+    pub checksum_errors: u64,
+    /// Whether writes are durable when they are acknowledged.
+    pub durable: bool,
+    /// Progress of the scrub.
+    pub scrub: Scrub,
+}
+
+/// How far a scrub is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Scrub {
+    /// Bytes a second it may read; 0 is never.
+    pub rate: u64,
+    /// Fragments read in this pass.
+    pub done: u64,
+    /// Fragments there were when it began.
+    pub total: u64,
+    /// Passes that ended.
+    pub passes: u64,
+    /// Bad places.
+    pub bad: u64,
+    /// The first of them, a line each.
+    pub findings: Vec<String>,
+}
+
+impl From<&DiskHealth> for Health {
+    fn from(health: &DiskHealth) -> Self {
+        Self {
+            checksum_errors: health.checksum_errors,
+            durable: !health.nosync,
+            scrub: Scrub {
+                rate: health.scrub_rate,
+                done: health.scrub_done,
+                total: health.scrub_total,
+                passes: health.scrub_passes,
+                bad: health.bad,
+                findings: health.findings.clone(),
+            },
+        }
+    }
 }
 
 impl From<&NodeSpace> for Space {
@@ -271,6 +321,7 @@ impl From<&NodeSpace> for Space {
             size: node.used.saturating_add(node.available),
             used: node.used,
             available: node.available,
+            health: node.health.as_ref().map(Health::from),
         }
     }
 }

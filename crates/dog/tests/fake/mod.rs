@@ -287,6 +287,7 @@ impl FakeSheep {
                 reachable: true,
                 used: 1 << 20,
                 available: 3 << 20,
+                health: None,
             }],
             ..State::default()
         }));

@@ -73,6 +73,7 @@ Options:
       --nbd=[ADDR:]PORT   serve NBD over TCP too, on 127.0.0.1 unless ADDR is given
       --nbd-group GROUP   group that may use nbd.sock in the store
       --io ENGINE         auto, ring or blocking (default: auto)
+      --scrub RATE        bytes a second that are read to find rot, 0 for never (default: 16M)
       --config FILE       read options from a TOML file; the command line wins
 ",
         env!("CARGO_PKG_VERSION")

@@ -152,6 +152,12 @@ pub fn io(text: &str) -> Result<EngineChoice, Refusal> {
     }
 }
 
+/// Bytes a second.
+pub fn rate(text: &str) -> Result<u64, Refusal> {
+    sheepdog_types::size::parse(text)
+        .map_err(|_| Refusal::new(format!("Invalid rate '{text}': bytes a second, 0 for never")))
+}
+
 /// Splits `key=value,key,…`.
 fn pairs(text: &OsStr) -> impl Iterator<Item = (String, Option<&OsStr>)> {
     text.as_bytes().split(|b| *b == b',').map(|pair| {

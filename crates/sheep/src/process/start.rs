@@ -98,6 +98,7 @@ pub async fn start(
         files,
         engine: options.io,
         nosync: options.nosync,
+        scrub: options.scrub,
         interval,
         nbd_unix: bound.nbd_unix,
         nbd_tcp: bound.nbd_tcp,

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::gateway::Vdi;
-use crate::data::{BoxFuture, Capacity, DataPlane, FragmentUsage, Progress, View};
+use crate::data::{BoxFuture, Capacity, DataPlane, FragmentUsage, Health, Progress, View};
 use bytes::Bytes;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, Volume, ZeroMode};
@@ -118,6 +118,17 @@ impl DataPlane for Remote {
             let usage = self.ask(work).await?;
             Ok(Capacity { total: usage.used + usage.free, used: usage.used, free: usage.free })
         })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<Health>> {
+        let work = |w: Rc<Worker>| async move {
+            Health {
+                checksum_errors: w.gateway.disk().stats().checksum_errors,
+                nosync: w.nosync,
+                scrub: w.scrub.state(),
+            }
+        };
+        Box::pin(async move { self.ask(work).await })
     }
 
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()> {

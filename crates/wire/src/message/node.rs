@@ -85,4 +85,36 @@ pub struct NodeSpace {
     /// Bytes it may still take.
     #[prost(uint64, tag = "5")]
     pub available: u64,
+    /// Health of its disk, if it tells.
+    #[prost(message, optional, tag = "6")]
+    pub health: Option<DiskHealth>,
+}
+
+/// Health of a disk since its sheep was started.
+#[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
+pub struct DiskHealth {
+    /// Blocks and pages whose checksum was wrong when they were read.
+    #[prost(uint64, tag = "1")]
+    pub checksum_errors: u64,
+    /// Writes are acknowledged before they are durable.
+    #[prost(bool, tag = "2")]
+    pub nosync: bool,
+    /// Bytes a second that its scrub may read; 0 is never.
+    #[prost(uint64, tag = "3")]
+    pub scrub_rate: u64,
+    /// Fragments that the scrub has read in its present pass.
+    #[prost(uint64, tag = "4")]
+    pub scrub_done: u64,
+    /// Fragments there were when the pass began.
+    #[prost(uint64, tag = "5")]
+    pub scrub_total: u64,
+    /// Passes that ended.
+    #[prost(uint64, tag = "6")]
+    pub scrub_passes: u64,
+    /// Places that the scrub found bad.
+    #[prost(uint64, tag = "7")]
+    pub bad: u64,
+    /// The first of them, a line each.
+    #[prost(string, repeated, tag = "8")]
+    pub findings: Vec<String>,
 }
