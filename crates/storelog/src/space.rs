@@ -312,7 +312,9 @@ impl Space {
         for unit in units {
             if !self.is_used(unit) {
                 self.set(unit, true);
-                self.recycle(FreedUnit { unit, backed: self.pages_per_unit }, 0, 0);
+                // How much of it the host holds is not known. Counted as nothing, it promises
+                // nothing when it is given back.
+                self.recycle(FreedUnit { unit, backed: 0 }, 0, 0);
             }
         }
     }
