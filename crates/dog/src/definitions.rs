@@ -113,6 +113,14 @@ pub enum Verb {
     ClusterShutdown,
 }
 
+impl Verb {
+    /// Whether the original tool had it: what it prints is a contract then.
+    #[must_use]
+    pub const fn is_old(self) -> bool {
+        !matches!(self, Self::VdiRename | Self::VdiInfo | Self::VdiImport | Self::VdiExport)
+    }
+}
+
 /// A subcommand.
 #[derive(Debug)]
 pub struct SubcommandDef {
@@ -122,6 +130,8 @@ pub struct SubcommandDef {
     pub verb: Verb,
     /// Its arguments as the usage shows them.
     pub args: &'static str,
+    /// Each of them and what it is; there are no more.
+    pub arguments: &'static [(&'static str, &'static str)],
     /// Its options, in the order of the usage.
     pub options: &'static [&'static OptionDef],
     /// One line.
@@ -163,8 +173,9 @@ options! {
     PREALLOC = Prealloc Some('P'), "prealloc", false, "preallocate all the data objects";
     HYPER = Hyper Some('y'), "hyper", false, "create a hyper volume of up to 16 PB";
     SHIFT = BlockSizeShift Some('z'), "block_size_shift", true,
-        "specify the shift num of default data object size";
-    COPIES = Copies Some('c'), "copies", true, "specify the level of data redundancy";
+        "specify the shift num of default data object size (20 to 31)";
+    COPIES = Copies Some('c'), "copies", true,
+        "specify the level of data redundancy: x copies, or x:y data and parity strips";
     BATCHED = NrBatchedReclamation Some('B'), "nr-batched-reclamation", true,
         "specify the number of objects freed at once (accepted for compatibility)";
     INTERVAL = ReclamationInterval Some('I'), "reclamation-interval", true,
@@ -173,7 +184,7 @@ options! {
         "free at most this many objects and keep the VDI";
     WRITEBACK = Writeback Some('w'), "writeback", false, "accepted for compatibility";
     OID = Oid Some('o'), "oid", true, "list only the VDIs that hold this data object";
-    STORE = Store Some('b'), "store", true, "specify backend store";
+    STORE = Store Some('b'), "store", true, "specify backend store: plain or tree";
     FORMAT_LOCK = Lock Some('l'), "lock", false, "lock a VDI while it is open for writing";
     STRICT = Strict Some('t'), "strict", false,
         "do not serve write requests if there are not enough nodes for all copies";
@@ -183,20 +194,30 @@ options! {
     FORCE = Force Some('f'), "force", false, "do not prompt for confirmation";
     AVOID_DISKFULL = AvoidDiskfull Some('F'), "avoid-diskfull", false,
         "refuse recovery that could fill the disks";
-    IMAGE_FORMAT = Format None, "format", true, "specify the image format: raw or qcow2";
-    PIPE_SIZE = Size None, "size", true, "specify the size of a VDI imported from a pipe";
+    IMPORT_FORMAT = Format None, "format", true,
+        "specify the image format: raw or qcow2 (default: as the file begins)";
+    EXPORT_FORMAT = Format None, "format", true,
+        "specify the image format: raw or qcow2 (default: qcow2 if the file is named *.qcow2)";
+    IMPORT_SIZE = Size None, "size", true,
+        "specify the size of the image: needed for a pipe, otherwise at least that of the file";
     REPLACE = Force Some('f'), "force", false, "replace an existing file";
+}
+
+/// One line per argument.
+macro_rules! arguments {
+    ({$($name:literal: $help:expr;)*}) => { &[$(($name, $help)),*] };
 }
 
 /// One line per subcommand.
 macro_rules! command {
-    ($name:literal: $($sub:literal $verb:ident $args:literal [$($opt:ident)*] $about:literal;)*) => {
+    ($name:literal: $($sub:literal $verb:ident $args:literal $arguments:tt [$($opt:ident)*] $about:literal;)*) => {
         CommandDef {
             name: $name,
             subcommands: &[$(SubcommandDef {
                 name: $sub,
                 verb: Verb::$verb,
                 args: $args,
+                arguments: arguments!($arguments),
                 options: &[$(&$opt),*],
                 about: $about,
             }),*],
@@ -204,57 +225,75 @@ macro_rules! command {
     };
 }
 
+const NAME: &str = "name of the image";
+const NEW_NAME: &str = "name for the image; no image has it yet";
+const SIZE: &str = "bytes, or a number with K, M, G, T or P behind it";
+
 /// All commands. Old subcommands and options come first and in the old order.
 pub static COMMANDS: [CommandDef; 3] = [
     command! { "vdi":
-        "create" VdiCreate "<vdiname> <size>"
+        "create" VdiCreate "<vdiname> <size>" {"vdiname": NEW_NAME; "size": SIZE;}
             [PREALLOC HYPER COPIES ADDRESS PORT HELP RAW VERBOSE SHIFT TIME JSON]
             "create an image";
-        "delete" VdiDelete "<vdiname>"
+        "delete" VdiDelete "<vdiname>" {"vdiname": NAME;}
             [SNAPSHOT ADDRESS PORT HELP TIME BATCHED INTERVAL MAX_RECLAIM JSON]
             "delete an image";
-        "list" VdiList "[vdiname]"
+        "list" VdiList "[vdiname]" {"vdiname": "show only this image and its snapshots";}
             [ADDRESS PORT RAW HELP OID TIME JSON]
             "list images";
-        "resize" VdiResize "<vdiname> <new size>"
+        "resize" VdiResize "<vdiname> <new size>" {"vdiname": NAME; "new size": SIZE;}
             [ADDRESS PORT HELP TIME JSON]
             "resize an image";
-        "read" VdiRead "<vdiname> [<offset> [<len>]]"
+        "read" VdiRead "<vdiname> [<offset> [<len>]]" {
+                "vdiname": NAME;
+                "offset": "where to begin (default: 0)";
+                "len": "bytes to read to STDOUT (default: to the end)";
+            }
             [SNAPSHOT ADDRESS PORT HELP TIME JSON]
             "read data from an image";
-        "write" VdiWrite "<vdiname> [<offset> [<len>]]"
+        "write" VdiWrite "<vdiname> [<offset> [<len>]]" {
+                "vdiname": NAME;
+                "offset": "where to begin (default: 0)";
+                "len": "bytes to write from STDIN (default: to the end)";
+            }
             [ADDRESS PORT WRITEBACK HELP TIME JSON]
             "write data to an image";
-        "rename" VdiRename "<vdiname> <new name>"
+        "rename" VdiRename "<vdiname> <new name>" {"vdiname": NAME; "new name": NEW_NAME;}
             [ADDRESS PORT HELP TIME JSON]
             "rename an image and its snapshots";
-        "info" VdiInfo "<vdiname>"
+        "info" VdiInfo "<vdiname>" {"vdiname": NAME;}
             [SNAPSHOT ADDRESS PORT RAW HELP TIME JSON]
             "show everything known about an image";
-        "import" VdiImport "<vdiname> <file>"
-            [HYPER COPIES ADDRESS PORT HELP RAW VERBOSE SHIFT TIME IMAGE_FORMAT PIPE_SIZE JSON]
+        "import" VdiImport "<vdiname> <file>" {
+                "vdiname": NEW_NAME;
+                "file": "the raw or qcow2 image, or '-' for raw data from STDIN";
+            }
+            [HYPER COPIES ADDRESS PORT HELP RAW VERBOSE SHIFT TIME IMPORT_FORMAT IMPORT_SIZE JSON]
             "make an image from a raw or qcow2 file, or from raw data in STDIN ('-')";
-        "export" VdiExport "<vdiname> <file>"
-            [SNAPSHOT ADDRESS PORT HELP REPLACE RAW VERBOSE TIME IMAGE_FORMAT JSON]
+        "export" VdiExport "<vdiname> <file>" {
+                "vdiname": NAME;
+                "file": "the raw or qcow2 image to make, or '-' for raw data to STDOUT";
+            }
+            [SNAPSHOT ADDRESS PORT HELP REPLACE RAW VERBOSE TIME EXPORT_FORMAT JSON]
             "save an image as a raw or qcow2 file, or as raw data to STDOUT ('-')";
     },
     command! { "node":
-        "list" NodeList ""
+        "list" NodeList "" {}
             [ADDRESS PORT RAW HELP TIME JSON]
             "list nodes";
-        "info" NodeInfo ""
+        "info" NodeInfo "" {}
             [ADDRESS PORT RAW HELP TIME JSON]
             "show information about each node";
     },
     command! { "cluster":
-        "info" ClusterInfo ""
+        "info" ClusterInfo "" {}
             [ADDRESS PORT RAW HELP VERBOSE TIME DIFF JSON]
             "show cluster information";
-        "format" ClusterFormat ""
+        "format" ClusterFormat "" {}
             [STORE COPIES FORMAT_LOCK STRICT ADDRESS PORT HELP SHIFT TIME FIXED_VNODES RECYCLE FORCE
              AVOID_DISKFULL JSON]
             "create a Sheepdog store";
-        "shutdown" ClusterShutdown ""
+        "shutdown" ClusterShutdown "" {}
             [ADDRESS PORT HELP TIME JSON]
             "stop Sheepdog";
     },

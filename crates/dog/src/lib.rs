@@ -68,7 +68,8 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
         }
     };
     if parsed.has(Opt::Help) {
-        return finish(out.text(&usage::usage(command, subcommand)));
+        let text = usage::usage(command, subcommand, out.is_terminal());
+        return finish(out.text(&text));
     }
     let target = match args::target(&parsed) {
         Ok(target) => target,
@@ -84,8 +85,8 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
         Ok(()) => EXIT_OK,
         Err(failure) => {
             failure.complain();
-            if failure.code() == EXIT_USAGE && out.text(&usage::usage(command, subcommand)).is_err()
-            {
+            let text = usage::usage(command, subcommand, out.is_terminal());
+            if failure.code() == EXIT_USAGE && out.text(&text).is_err() {
                 return EXIT_USAGE;
             }
             failure.code()

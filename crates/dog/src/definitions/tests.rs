@@ -29,6 +29,17 @@ fn no_table_uses_a_letter_or_name_twice() {
     }
 }
 
+/// What the usage line shows is explained, and nothing else is taken.
+#[test]
+fn every_argument_of_a_usage_line_is_explained() {
+    for subcommand in COMMANDS.iter().flat_map(|c| c.subcommands) {
+        let shown = subcommand.args.split(['<', '>', '[', ']']);
+        let shown: Vec<&str> = shown.map(str::trim).filter(|word| !word.is_empty()).collect();
+        let explained: Vec<&str> = subcommand.arguments.iter().map(|(name, _)| *name).collect();
+        assert_eq!(shown, explained, "{}", subcommand.name);
+    }
+}
+
 /// The old letters, in the old order, begin every usage.
 #[test]
 fn letters_of_old_come_first_and_in_order() {
@@ -99,7 +110,7 @@ fn every_mistake_has_a_line() {
 #[test]
 fn usage_of_old() {
     let command_def = command("vdi").expect("vdi");
-    let text = usage::usage(command_def, sub("vdi", "resize"));
+    let text = usage::usage(command_def, sub("vdi", "resize"), false);
     assert_eq!(
         text,
         "Usage: dog vdi resize [-a address] [-p port] [-h] [-T] [--json] <vdiname> <new size>\n\
@@ -110,6 +121,12 @@ fn usage_of_old() {
          \x20 -T, --time              show elapsed time\n\
          \x20     --json              print the result as JSON\n"
     );
+    let on_terminal = usage::usage(command_def, sub("vdi", "resize"), true);
+    assert!(on_terminal.contains("\nArguments:\n  <vdiname>               name of the image\n"));
+    assert!(on_terminal.contains("\n  <new size>              bytes, or"));
+    assert!(on_terminal.ends_with(&text[text.find("Options:").expect("there")..]));
+    let new = usage::usage(command_def, sub("vdi", "info"), false);
+    assert!(new.contains("<vdiname>\nArguments:\n  <vdiname>"));
     assert!(usage::overview().contains("\n  vdi create              create an image\n"));
     assert!(usage::subcommands(command_def).starts_with("Available vdi commands:\n  vdi create\n"));
 }

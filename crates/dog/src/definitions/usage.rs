@@ -27,9 +27,10 @@ pub fn subcommands(command: &CommandDef) -> String {
     text
 }
 
-/// What `--help` of a subcommand prints, and every usage error of its own.
+/// What `--help` of a subcommand prints, and every usage error of its own. The arguments are
+/// explained to people; what scripts get of an old subcommand has the old form.
 #[must_use]
-pub fn usage(command: &CommandDef, subcommand: &SubcommandDef) -> String {
+pub fn usage(command: &CommandDef, subcommand: &SubcommandDef, on_terminal: bool) -> String {
     let mut text = format!("Usage: dog {} {}", command.name, subcommand.name);
     for option in subcommand.options {
         let _ = match (option.short, option.takes_value) {
@@ -42,7 +43,14 @@ pub fn usage(command: &CommandDef, subcommand: &SubcommandDef) -> String {
     if !subcommand.args.is_empty() {
         let _ = write!(text, " {}", subcommand.args);
     }
-    text.push_str("\nOptions:\n");
+    text.push('\n');
+    if !subcommand.arguments.is_empty() && (on_terminal || !subcommand.verb.is_old()) {
+        text.push_str("Arguments:\n");
+        for (name, help) in subcommand.arguments {
+            let _ = writeln!(text, "  {:<24}{help}", format!("<{name}>"));
+        }
+    }
+    text.push_str("Options:\n");
     for option in subcommand.options {
         let _ = writeln!(text, "  {:<24}{}", names(option), option.help);
     }
