@@ -182,7 +182,7 @@ pub fn positive(parsed: &Parsed, opt: Opt, what: &str) -> Result<Option<u64>> {
         .ok_or_else(|| Failure::failed(format!("Invalid {what} '{}'", shown(text))))
 }
 
-/// Refuses arguments behind those a new subcommand takes.
+/// Refuses arguments behind those that a subcommand takes: whoever wrote them meant something.
 ///
 /// # Errors
 /// Exit code 64.

@@ -80,7 +80,8 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
     };
     let (timed, json) = (parsed.has(Opt::Time), parsed.has(Opt::Json));
     let begun = Instant::now();
-    let result = verbs::run(subcommand.verb, parsed, target, out);
+    let result = args::no_more(&parsed.args, subcommand.arguments.len())
+        .and_then(|()| verbs::run(subcommand.verb, parsed, target, out));
     let code = match &result {
         Ok(()) => EXIT_OK,
         Err(failure) => {

@@ -69,6 +69,32 @@ fn wrong_words_are_usage_errors() {
     ));
 }
 
+/// A size in the place of a name or a word too many is a mistake, and nothing is done.
+#[test]
+fn an_argument_too_many_is_a_usage_error() {
+    let sheep = FakeSheep::start();
+    for args in [
+        &["vdi", "create", "v", "1G", "extra"][..],
+        &["vdi", "delete", "v", "extra"],
+        &["vdi", "list", "v", "extra"],
+        &["vdi", "resize", "v", "1G", "extra"],
+        &["vdi", "read", "v", "0", "1", "extra"],
+        &["vdi", "write", "v", "0", "1", "extra"],
+        &["vdi", "rename", "v", "w", "extra"],
+        &["vdi", "info", "v", "extra"],
+        &["vdi", "import", "v", "-", "extra"],
+        &["vdi", "export", "v", "-", "extra", "more"],
+        &["node", "list", "extra"],
+        &["node", "info", "extra"],
+        &["cluster", "info", "extra"],
+        &["cluster", "format", "extra"],
+        &["cluster", "shutdown", "extra"],
+    ] {
+        sheep.dog(args).is_usage("Unexpected argument 'extra'\n");
+    }
+    assert!(sheep.state().requests.is_empty());
+}
+
 #[test]
 fn c02_options_stand_anywhere() {
     let sheep = FakeSheep::start();
@@ -727,10 +753,11 @@ fn bad_names_send_nothing() {
         (b"a\nb".to_vec(), "Invalid parameters: VDI name contains the control character \\u{a}\n"),
     ] {
         let name = OsString::from_vec(name);
-        for sub in
-            ["create", "delete", "resize", "read", "write", "rename", "info", "import", "export"]
-        {
+        for sub in ["create", "resize", "read", "write", "rename", "import", "export"] {
             sheep.dog(&["vdi".into(), sub.into(), name.clone(), "1".into()]).is(1, "", line);
+        }
+        for sub in ["delete", "info"] {
+            sheep.dog(&["vdi".into(), sub.into(), name.clone()]).is(1, "", line);
         }
     }
     assert!(sheep.state().requests.is_empty());

@@ -29,7 +29,6 @@ pub async fn export(cx: &mut Context<'_>) -> Result<()> {
     let Some(file) = cx.parsed.args.get(1).cloned() else {
         return Err(Failure::usage("Please specify the image file"));
     };
-    args::no_more(&cx.parsed.args, 2)?;
     let vdi = args::selector(&cx.parsed, name)?;
     let format = format(cx)?;
     let stdout = file == OsStr::new("-");

@@ -35,7 +35,6 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
     let Some(file) = cx.parsed.args.get(1).cloned() else {
         return Err(Failure::usage("Please specify the image file"));
     };
-    args::no_more(&cx.parsed.args, 2)?;
     let shape = Shape::of(&cx.parsed)?;
     let format = format(cx)?;
     let size = cx.parsed.value(Opt::Size).map(args::size).transpose()?;

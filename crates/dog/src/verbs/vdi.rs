@@ -326,7 +326,6 @@ pub async fn resize(cx: &mut Context<'_>) -> Result<()> {
 pub async fn rename(cx: &mut Context<'_>) -> Result<()> {
     let name = args::vdi_name(&cx.parsed.args, 0, NO_NAME)?;
     let new_name = args::vdi_name(&cx.parsed.args, 1, "Please specify the new name of the VDI")?;
-    args::no_more(&cx.parsed.args, 2)?;
     let sheep = cx.connect().await?;
     let tried = format!("Failed to rename VDI {name} to {new_name}");
     let changed = sheep
@@ -339,7 +338,6 @@ pub async fn rename(cx: &mut Context<'_>) -> Result<()> {
 /// Shows everything about a VDI.
 pub async fn info(cx: &mut Context<'_>) -> Result<()> {
     let name = args::vdi_name(&cx.parsed.args, 0, NO_NAME)?;
-    args::no_more(&cx.parsed.args, 1)?;
     let vdi = args::selector(&cx.parsed, name)?;
     let sheep = cx.connect().await?;
     let request = VdiInfo { vdi: Some(vdi.clone()) };
