@@ -1,6 +1,6 @@
 //! How a command ends other than well: exit code and lines for stderr.
 
-use crate::output::complain;
+use crate::output::{complain, person_reads_stderr};
 use sheepdog_types::{Error, ErrorKind};
 use std::fmt::Display;
 use std::io;
@@ -46,10 +46,15 @@ impl Failure {
         Self { code, lines: Vec::new() }
     }
 
-    /// What a sheep answered, or that it does not answer, behind what was tried.
+    /// What a sheep answered, or that it does not answer, behind what was tried. People are also
+    /// told what the sentences that scripts match leave out.
     #[must_use]
     pub fn answered(tried: impl Display, error: &Error) -> Self {
-        Self::new(code_of(error), format!("{tried}: {}", reason(error)))
+        let failure = Self::new(code_of(error), format!("{tried}: {}", reason(error)));
+        if stands_alone(error.kind()) && !error.context().is_empty() && person_reads_stderr() {
+            return failure.and(error.context());
+        }
+        failure
     }
 
     /// Adds a line.
@@ -104,16 +109,21 @@ pub fn code_of(error: &Error) -> u8 {
 /// An error as one reads it behind a colon. The sentences that scripts match stand alone.
 #[must_use]
 pub fn reason(error: &Error) -> String {
-    match error.kind() {
+    if stands_alone(error.kind()) { error.kind().text().to_owned() } else { error.to_string() }
+}
+
+const fn stands_alone(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
         ErrorKind::Exists
-        | ErrorKind::NotFound
-        | ErrorKind::NoTag
-        | ErrorKind::Locked
-        | ErrorKind::ShuttingDown
-        | ErrorKind::TooManyVdis
-        | ErrorKind::WaitForFormat => error.kind().text().to_owned(),
-        _ => error.to_string(),
-    }
+            | ErrorKind::NotFound
+            | ErrorKind::NoTag
+            | ErrorKind::TooFewZones
+            | ErrorKind::Locked
+            | ErrorKind::ShuttingDown
+            | ErrorKind::TooManyVdis
+            | ErrorKind::WaitForFormat
+    )
 }
 
 /// An operating system's error as C's `strerror` words it.
@@ -136,6 +146,8 @@ mod tests {
         assert_eq!(words(ErrorKind::Exists), "VDI exists already");
         assert_eq!(words(ErrorKind::NotFound), "No VDI found");
         assert_eq!(words(ErrorKind::NoTag), "Failed to find requested tag");
+        let strict = "Failed to write to requested VDI";
+        assert_eq!(words(ErrorKind::TooFewZones), strict);
         assert_eq!(words(ErrorKind::Io), "I/O error: more");
         assert_eq!(words(ErrorKind::WaitForJoin), "Waiting for other nodes to join cluster: more");
     }

@@ -98,3 +98,9 @@ pub fn complain(line: &str) {
     // When stderr is gone there is nobody to tell.
     let _ = writeln!(io::stderr(), "{line}");
 }
+
+/// Whether hints may be given: scripts of old expect on stderr what they know and nothing else.
+#[must_use]
+pub fn person_reads_stderr() -> bool {
+    io::stderr().is_terminal()
+}

@@ -530,6 +530,31 @@ async fn an_import_is_refused_until_it_is_finished() {
 }
 
 #[tokio::test]
+async fn a_strict_cluster_takes_no_vdi_that_it_could_not_write() {
+    let sheep = Sheep::start().await;
+    let mut dog = sheep.dog().await;
+    let strict = ClusterFormat { strict: true, ..format_of("plain") };
+    dog.call(strict).await.expect("format");
+    let copies = |data| Some(RedundancyInfo { data, parity: 0 });
+    let asked = |name: &str, redundancy| VdiCreate { redundancy, ..vdi(name, MIB) };
+    // Three copies are the cluster's default.
+    for redundancy in [None, copies(2)] {
+        let refused = dog.refused(asked("disk", redundancy)).await;
+        assert_eq!(refused.0, ErrorKind::TooFewZones);
+        let begin = ImportBegin { create: Some(asked("disk", redundancy)) };
+        assert_eq!(dog.refused(begin).await.0, ErrorKind::TooFewZones);
+    }
+    dog.call(asked("disk", copies(1))).await.expect("one copy");
+    // As of old, that the name is taken is said first.
+    assert_eq!(dog.refused(asked("disk", None)).await.0, ErrorKind::Exists);
+    // Without strict there are fewer copies, and that is all.
+    let anew = ClusterFormat { force: true, ..format_of("plain") };
+    dog.call(anew).await.expect("format");
+    dog.call(asked("more", copies(3))).await.expect("fewer copies");
+    sheep.stop().await;
+}
+
+#[tokio::test]
 async fn exports_are_found_whole_first() {
     let sheep = Sheep::formatted().await;
     let mut dog = sheep.dog().await;

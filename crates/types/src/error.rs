@@ -20,6 +20,9 @@ pub enum ErrorKind {
     Locked = 0x07,
     /// There is no such VDI.
     NotFound = 0x08,
+    /// The cluster is strict and has fewer zones than the VDI has copies: add nodes, or ask for
+    /// fewer copies.
+    TooFewZones = 0x0B,
     /// The VDI is there, the tag or snapshot id is not.
     NoTag = 0x0E,
     /// The program is leaving: connect to another node.
@@ -48,13 +51,14 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for decoding and for tests.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Io,
         Self::Exists,
         Self::Invalid,
         Self::Internal,
         Self::Locked,
         Self::NotFound,
+        Self::TooFewZones,
         Self::NoTag,
         Self::ShuttingDown,
         Self::TooManyVdis,
@@ -92,6 +96,7 @@ impl ErrorKind {
             Self::Internal => "System error",
             Self::Locked => "VDI is already locked",
             Self::NotFound => "No VDI found",
+            Self::TooFewZones => "Failed to write to requested VDI",
             Self::NoTag => "Failed to find requested tag",
             Self::ShuttingDown => "System is shutting down",
             Self::TooManyVdis => "Maximum number of VDIs reached",

@@ -49,7 +49,13 @@ impl Session {
     }
 
     pub(super) async fn vdi_create(&self, create: VdiCreate) -> Result<VdiChanged> {
-        self.change(|current| current.table.create(&new_vdi(current, &create)?)).await
+        self.change(|current| {
+            let new = new_vdi(current, &create)?;
+            let decision = current.table.create(&new)?;
+            self.all_copies_have_zones(current, &new)?;
+            Ok(decision)
+        })
+        .await
     }
 
     pub(super) async fn vdi_resize(&self, resize: VdiResize) -> Result<VdiChanged> {
@@ -104,7 +110,9 @@ impl Session {
                 if replaced.is_some_and(|vid| self.node.is_importing(vid)) {
                     return Err(Error::new(ErrorKind::Locked, "another import is running"));
                 }
-                current.table.begin_import(&new)
+                let decision = current.table.begin_import(&new)?;
+                self.all_copies_have_zones(current, &new)?;
+                Ok(decision)
             })
             .await?;
         let mark = self.node.begin_import(record.vid, Arc::clone(&self.peer))?;
@@ -128,6 +136,21 @@ impl Session {
         let changed = self.change(|current| current.table.finish_import(open.view.vid)).await?;
         lock(&open.import).take();
         Ok(changed)
+    }
+
+    /// A strict cluster takes no VDI that it could not write; any other keeps fewer copies.
+    fn all_copies_have_zones(&self, current: &Current, new: &NewVdi) -> Result<()> {
+        // There is one node.
+        let zones = u8::from(self.node.me.vnodes > 0);
+        if current.cluster()?.options.strict && new.redundancy.members() > zones {
+            let why = format!(
+                "the cluster is strict: redundancy {} takes {} zones, and there is {zones}",
+                new.redundancy,
+                new.redundancy.members()
+            );
+            return Err(Error::new(ErrorKind::TooFewZones, why));
+        }
+        Ok(())
     }
 
     /// By how many it is open, over all doors.
