@@ -3,6 +3,7 @@
 
 mod cluster;
 mod export;
+mod hint;
 mod import;
 mod node;
 mod read;

@@ -58,7 +58,7 @@ pub(super) const fn state(vdi: &VdiEntry) -> &'static str {
 }
 
 /// `3` or `4:2`.
-pub(super) fn redundancy(info: Option<RedundancyInfo>) -> String {
+pub fn redundancy(info: Option<RedundancyInfo>) -> String {
     match info.unwrap_or_default() {
         RedundancyInfo { data, parity: 0 } => data.to_string(),
         RedundancyInfo { data, parity } => format!("{data}:{parity}"),

@@ -2,7 +2,7 @@
 //! serves it.
 
 use super::vdi::{Shape, entry};
-use super::{Context, write::send};
+use super::{Context, hint, write::send};
 use crate::args;
 use crate::definitions::Opt;
 use crate::failure::{EXIT_FAILURE, EXIT_USAGE, Failure, Result};
@@ -78,7 +78,10 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
     let transfer = Transfer { format: header.format.name(), size: header.size, written };
     let change = Change::Imported(transfer);
     let verbose = cx.has(Opt::Verbose);
-    print::vdi::changed(cx.out, cx.mode, verbose, change, &entry(done.vdi)?)
+    let vdi = entry(done.vdi)?;
+    print::vdi::changed(cx.out, cx.mode, verbose, change, &vdi)?;
+    hint::reduced_redundancy(cx, &sheep, &vdi).await;
+    Ok(())
 }
 
 /// Whether it is a pipe, a terminal or the like. It is looked at before it is opened: opening a

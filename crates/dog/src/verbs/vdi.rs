@@ -1,6 +1,6 @@
 //! `dog vdi`: the subcommands that change or show the table of VDIs.
 
-use super::{Context, open, open_failed};
+use super::{Context, hint, open, open_failed};
 use crate::args;
 use crate::definitions::{Opt, parse::Parsed};
 use crate::failure::{EXIT_OK, Failure, Result};
@@ -109,8 +109,11 @@ pub async fn create(cx: &mut Context<'_>) -> Result<()> {
     } else {
         sheep.call(&request).await.map_err(|e| create_failed(&name, &e))?
     };
+    let vdi = entry(vdi)?;
     let verbose = cx.has(Opt::Verbose);
-    print::vdi::changed(cx.out, cx.mode, verbose, Change::Created, &entry(vdi)?)
+    print::vdi::changed(cx.out, cx.mode, verbose, Change::Created, &vdi)?;
+    hint::reduced_redundancy(cx, &sheep, &vdi).await;
+    Ok(())
 }
 
 /// Makes a VDI with all its space. Until it has that, it is marked incomplete as an import is:
@@ -181,9 +184,14 @@ pub async fn delete(cx: &mut Context<'_>) -> Result<()> {
             Err(failure) => Err(failure),
         };
     }
+    let open = hint::open_count(cx, &sheep, &vdi).await;
     let request = VdiDelete { vdi: Some(vdi.clone()) };
     match sheep.call(&request).await {
-        Ok(_) => print::vdi::deleted(cx.out, cx.mode, true),
+        Ok(_) => {
+            print::vdi::deleted(cx.out, cx.mode, true)?;
+            hint::deleted_while_open(&vdi, open);
+            Ok(())
+        }
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NoTag) => {
             print::vdi::deleted(cx.out, cx.mode, false)?;
             Err(Failure::answered(open_failed(&vdi), &error).with_code(EXIT_OK))
