@@ -73,7 +73,7 @@ impl Door for tokio::net::TcpListener {
     async fn next(&self) -> IoResult<(Self::Stream, String, Watched)> {
         let (stream, peer) = self.accept().await?;
         door::prepare(&stream);
-        let watched = Watched::new(&stream)?;
+        let watched = Watched::tcp(&stream)?;
         Ok((stream, peer.to_string(), watched))
     }
 }
@@ -83,7 +83,7 @@ impl Door for tokio::net::UnixListener {
 
     async fn next(&self) -> IoResult<(Self::Stream, String, Watched)> {
         let (stream, _) = self.accept().await?;
-        let watched = Watched::new(&stream)?;
+        let watched = Watched::unix(&stream)?;
         Ok((stream, "a local process".to_owned(), watched))
     }
 }

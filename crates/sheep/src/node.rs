@@ -145,6 +145,13 @@ impl Node {
     pub fn is_importing(&self, vid: Vid) -> bool {
         lock(&self.imports).get(&vid).is_some_and(|peer| !peer.is_gone())
     }
+
+    /// Whether an import's client seems to be there and could be gone.
+    #[must_use]
+    pub fn is_import_in_doubt(&self, vid: Vid) -> bool {
+        let peer = lock(&self.imports).get(&vid).cloned();
+        peer.is_some_and(|peer| peer.may_hide_its_end() && !peer.is_gone())
+    }
 }
 
 /// An import that runs as long as this lives.

@@ -6,6 +6,7 @@ mod memory;
 
 use bytes::Bytes;
 use memory::MemoryPlane;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sheepdog_registry::{LocalOptions, LocalRegistry, Registry};
 use sheepdog_sheep::cluster::{Identity, begin_interval, claim, note_epoch};
 use sheepdog_sheep::control::{self, Listeners};
@@ -26,7 +27,7 @@ use std::sync::atomic::Ordering;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 const MIB: u64 = 1 << 20;
 
@@ -526,6 +527,55 @@ async fn an_import_is_refused_until_it_is_finished() {
     other.write(opened.handle, 0, b"more").await.expect("still open");
     assert_eq!(other.refused(import("image", MIB)).await.0, ErrorKind::Exists);
     VdiDirectory::open(&*sheep.node, "image").await.expect("nbd");
+    sheep.stop().await;
+}
+
+/// The end of a killed client's connection comes behind all that it had sent, and the sheep cannot
+/// read that while its disk is slow.
+#[tokio::test]
+async fn a_killed_import_that_had_much_under_way_can_be_repeated_at_once() {
+    let sheep = Sheep::formatted().await;
+    let stream = TcpStream::connect(sheep.address).await.expect("connect").into_std().expect("std");
+    let watched = stream.try_clone().expect("a second descriptor");
+    let dog = Dog::on(TcpStream::from_std(stream).expect("tokio")).await;
+    let handle = dog.connection.call(&import("image", 64 * MIB)).await.expect("begin").handle;
+    sheep.plane.writes.forget_permits(1 << 20);
+    let mut writing = JoinSet::new();
+    for piece in 0..64 {
+        let connection = dog.connection.clone();
+        writing.spawn(async move {
+            let data = vec![Bytes::from(vec![9; MIB as usize])];
+            connection.exchange(&Write { handle, offset: piece * MIB }, data).await.map(drop)
+        });
+    }
+    // Until the sheep reads no more (15 requests of this size are what it takes on a connection)
+    // and the socket takes no more.
+    let is_full = || {
+        let mut fds = [PollFd::new(&watched, PollFlags::OUT)];
+        poll(&mut fds, Some(&Timespec::default())).expect("poll") == 0
+    };
+    while sheep.plane.begun.load(Ordering::SeqCst) < 15 || !is_full() {
+        tokio::task::yield_now().await;
+    }
+    writing.shutdown().await;
+    dog.vanish().await;
+    drop(watched);
+
+    let mut other = sheep.dog().await;
+    let opened = {
+        let mut again = pin!(other.call(import("image", MIB)));
+        for _ in 0..1000 {
+            tokio::select! {
+                biased;
+                ended = &mut again => panic!("nobody knows yet: {:?}", ended.map(drop)),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        sheep.plane.writes.add_permits(1 << 20);
+        again.await.expect("again")
+    };
+    let read = other.read(opened.handle, 0, 4).await.expect("read");
+    assert_eq!(read, [ReadSegment::Hole(4)]);
     sheep.stop().await;
 }
 

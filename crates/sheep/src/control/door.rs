@@ -25,18 +25,26 @@ pub fn prepare(stream: &TcpStream) {
 }
 
 /// A second descriptor of a connection, to see whether its client is there without reading.
-pub struct Watched(OwnedFd);
+pub struct Watched {
+    fd: OwnedFd,
+    is_tcp: bool,
+}
 
 impl Watched {
-    /// Of a connected socket.
-    pub fn new(stream: &impl AsFd) -> IoResult<Self> {
-        Ok(Self(stream.as_fd().try_clone_to_owned()?))
+    /// Of a connected TCP socket.
+    pub fn tcp(stream: &impl AsFd) -> IoResult<Self> {
+        Ok(Self { fd: stream.as_fd().try_clone_to_owned()?, is_tcp: true })
+    }
+
+    /// Of a connected unix socket, whose ends know each other's state.
+    pub fn unix(stream: &impl AsFd) -> IoResult<Self> {
+        Ok(Self { fd: stream.as_fd().try_clone_to_owned()?, is_tcp: false })
     }
 }
 
 impl Peer for Watched {
     fn is_gone(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
         match poll(&mut fds, Some(&Timespec::default())) {
             Ok(_) => fds[0]
                 .revents()
@@ -45,6 +53,10 @@ impl Peer for Watched {
             // A socket that cannot even be asked serves nobody.
             Err(_) => true,
         }
+    }
+
+    fn may_hide_its_end(&self) -> bool {
+        self.is_tcp && rustix::io::ioctl_fionread(&self.fd).is_ok_and(|unread| unread > 0)
     }
 }
 

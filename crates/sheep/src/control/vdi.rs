@@ -13,6 +13,12 @@ use sheepdog_wire::{
     VdiInfoReply, VdiList, VdiListReply, VdiLookup, VdiOpen, VdiOpened, VdiRename, VdiResize,
 };
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long an import waits to learn whether the client of another one is there.
+const DOUBT: Duration = Duration::from_secs(10);
+/// How often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Session {
     pub(super) async fn vdi_list(&self, list: VdiList) -> Result<VdiListReply> {
@@ -97,6 +103,7 @@ impl Session {
         let create = begin
             .create
             .ok_or_else(|| Error::new(ErrorKind::Invalid, "no VDI to import was named"))?;
+        self.find_out_about_import(&create.name).await?;
         let mut replaced = None;
         let record = self
             .decide(|current| {
@@ -120,6 +127,24 @@ impl Session {
             self.cut_off(vid).await?;
         }
         self.open_vid(record.vid, false, Some(mark)).await
+    }
+
+    /// Before an import of that name is refused because another runs: the client of that one may
+    /// be gone, and this side learns it only when it has read or answered something of what the
+    /// client sent before. Whoever kills an import and begins it anew is not to try twice.
+    async fn find_out_about_import(&self, name: &str) -> Result<()> {
+        let current = self.node.table().await?;
+        let Ok(record) = current.table.lookup(name, Selector::Working) else {
+            return Ok(());
+        };
+        let begin = Instant::now();
+        while self.node.is_import_in_doubt(record.vid)
+            && begin.elapsed() < DOUBT
+            && !self.peer.is_gone()
+        {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     pub(super) async fn import_finish(&self, finish: ImportFinish) -> Result<VdiChanged> {

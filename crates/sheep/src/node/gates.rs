@@ -12,6 +12,12 @@ use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 pub trait Peer: Send + Sync {
     /// Whether it has closed the connection, even if what it sent before was not read yet.
     fn is_gone(&self) -> bool;
+
+    /// Whether it may have closed the connection without this side being told: the news comes
+    /// behind bytes that were not read here yet.
+    fn may_hide_its_end(&self) -> bool {
+        false
+    }
 }
 
 /// The open handle of one connection to one VDI.
