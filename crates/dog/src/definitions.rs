@@ -173,9 +173,9 @@ options! {
     PREALLOC = Prealloc Some('P'), "prealloc", false, "preallocate all the data objects";
     HYPER = Hyper Some('y'), "hyper", false, "create a hyper volume of up to 16 PB";
     SHIFT = BlockSizeShift Some('z'), "block_size_shift", true,
-        "specify the shift num of default data object size (20 to 31)";
+        "specify the shift num of default data object size";
     COPIES = Copies Some('c'), "copies", true,
-        "specify the level of data redundancy: x copies, or x:y data and parity strips";
+        "specify the level of data redundancy";
     BATCHED = NrBatchedReclamation Some('B'), "nr-batched-reclamation", true,
         "specify the number of objects freed at once (accepted for compatibility)";
     INTERVAL = ReclamationInterval Some('I'), "reclamation-interval", true,
@@ -184,7 +184,7 @@ options! {
         "free at most this many objects and keep the VDI";
     WRITEBACK = Writeback Some('w'), "writeback", false, "accepted for compatibility";
     OID = Oid Some('o'), "oid", true, "list only the VDIs that hold this data object";
-    STORE = Store Some('b'), "store", true, "specify backend store: plain or tree";
+    STORE = Store Some('b'), "store", true, "specify backend store";
     FORMAT_LOCK = Lock Some('l'), "lock", false, "lock a VDI while it is open for writing";
     STRICT = Strict Some('t'), "strict", false,
         "do not serve write requests if there are not enough nodes for all copies";
