@@ -174,8 +174,7 @@ options! {
     HYPER = Hyper Some('y'), "hyper", false, "create a hyper volume of up to 16 PB";
     SHIFT = BlockSizeShift Some('z'), "block_size_shift", true,
         "specify the shift num of default data object size";
-    COPIES = Copies Some('c'), "copies", true,
-        "specify the level of data redundancy";
+    COPIES = Copies Some('c'), "copies", true, "specify the level of data redundancy";
     BATCHED = NrBatchedReclamation Some('B'), "nr-batched-reclamation", true,
         "specify the number of objects freed at once (accepted for compatibility)";
     INTERVAL = ReclamationInterval Some('I'), "reclamation-interval", true,

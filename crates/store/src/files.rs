@@ -205,14 +205,8 @@ impl StoreLock {
     fn make(&self, log_bytes: u64, log: &Path) -> Result<()> {
         let make_new = OFlags::CREATE | OFlags::EXCL;
         let path = self.dir.join(LOG);
-        let new = log.with_file_name(match log == path {
-            true => NEW_LOG.into(),
-            false => {
-                let mut name = log.file_name().unwrap_or_default().to_owned();
-                name.push(".new");
-                name
-            }
-        });
+        // NEW_LOG, if it is in the store.
+        let new = log.with_added_extension("new");
         remove_if_there(&new)?;
         let (made, _) = open_file(&new, make_new)?;
         write_zeros(&made, log_bytes).map_err(|e| failed("write", &new, e))?;

@@ -3,9 +3,10 @@
 //! and that of the pages replaced, used again.
 //!
 //! Order: reads begun before end (drain) → units and blocks given back to the host, so that there
-//! is room for what follows; space for spare pages (punch) → logged blocks written home (destage) → fragment pages → entry pages, allocation pages, root → flush →
-//! slots, durable, one after the other. A crash before the last step leaves the old checkpoint and
-//! its log whole; only when both slots name the new one is anything of the old one used again.
+//! is room for what follows; space for spare pages (punch) → logged blocks written home (destage)
+//! → fragment pages → entry pages, allocation pages, root → flush → slots, durable, one after the
+//! other. A crash before the last step leaves the old checkpoint and its log whole; only when both
+//! slots name the new one is anything of the old one used again.
 
 mod destage;
 mod pages;

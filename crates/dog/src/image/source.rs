@@ -110,10 +110,14 @@ fn work(
             let len = rustix::fs::seek(&file, SeekFrom::End(0)).map_err(|e| words(&e.into()))?;
             let mut start = [0; PROBE_BYTES];
             let read = read_at_most(&file, &mut start).map_err(|e| words(&e))?;
-            match decide(format, &start[..read])? {
-                Format::Raw if format.is_none() && Format::for_path(path.as_ref()) == Format::Qcow2 => {
-                    Err("is named like a qcow2 image and is none: say '--format raw' to take it as it is".to_owned())
-                }
+            let found = decide(format, &start[..read])?;
+            let named = Format::for_path(path.as_ref());
+            if format.is_none() && found == Format::Raw && named == Format::Qcow2 {
+                return Err("is named like a qcow2 image and is none: \
+                            say '--format raw' to take it as it is"
+                    .to_owned());
+            }
+            match found {
                 Format::Raw => raw(&file, len, size, began, pieces),
                 Format::Qcow2 => qcow2(file, len, size, began, pieces),
             }

@@ -5,8 +5,8 @@
 use crate::data::{Finding, ScrubState};
 use sheepdog_store::Disk;
 use sheepdog_storelog::{Answer, BlockKind, Command};
-use sheepdog_types::{BLOCK_SIZE, FragmentId, LineageId, Vid};
-use std::cell::RefCell;
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Vid};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,14 +29,14 @@ pub struct Scrub {
     /// Places found bad that are in the state already.
     known: RefCell<BTreeSet<(FragmentId, Option<Vid>, u32)>>,
     /// Commands of its own.
-    own: RefCell<u64>,
+    own: Cell<u64>,
 }
 
 impl Scrub {
     /// One that reads at most `rate` bytes a second; 0 is never.
     pub fn new(disk: Disk, rate: u64) -> Rc<Self> {
         let state = RefCell::new(ScrubState { rate, ..ScrubState::default() });
-        Rc::new(Self { disk, state, known: RefCell::default(), own: RefCell::new(0) })
+        Rc::new(Self { disk, state, known: RefCell::default(), own: Cell::new(0) })
     }
 
     /// How far it is and what it found.
@@ -50,13 +50,14 @@ impl Scrub {
             return std::future::pending().await;
         }
         loop {
+            let lineages = self.disk.lineages();
             let total: usize =
-                self.lineages().iter().map(|lineage| self.disk.fragments(*lineage).len()).sum();
+                lineages.iter().map(|lineage| self.disk.fragments(*lineage).len()).sum();
             {
                 let mut state = self.state.borrow_mut();
                 (state.done, state.total) = (0, total as u64);
             }
-            for lineage in self.lineages() {
+            for lineage in lineages {
                 for fragment in self.disk.fragments(lineage) {
                     if self.fragment(fragment).await.is_none() {
                         // The disk was given up.
@@ -68,10 +69,6 @@ impl Scrub {
             self.state.borrow_mut().passes += 1;
             tokio::time::sleep(REST).await;
         }
-    }
-
-    fn lineages(&self) -> Vec<LineageId> {
-        self.disk.lineages()
     }
 
     /// Reads all of a fragment; `None` when the disk can no longer be used.
@@ -134,11 +131,11 @@ impl Scrub {
     }
 
     fn commands_of_clients(&self) -> u64 {
-        self.disk.stats().commands - *self.own.borrow()
+        self.disk.stats().commands - self.own.get()
     }
 
     async fn ask(&self, command: Command) -> sheepdog_types::Result<Answer> {
-        *self.own.borrow_mut() += 1;
+        self.own.set(self.own.get() + 1);
         self.disk.command(command).await
     }
 
