@@ -1,6 +1,6 @@
 //! Reads the values of options and arguments: addresses, sizes, names, selectors, redundancy.
 
-use crate::definitions::{Opt, parse::Parsed};
+use crate::definitions::{Opt, SubcommandDef, parse::Parsed};
 use crate::failure::{Failure, Result};
 use sheepdog_types::limits::{OBJECT_SHIFT_MAX, OBJECT_SHIFT_MIN, PORT_DEFAULT};
 use sheepdog_types::{Error, size};
@@ -180,6 +180,18 @@ pub fn positive(parsed: &Parsed, opt: Opt, what: &str) -> Result<Option<u64>> {
         .filter(|n| *n > 0)
         .map(Some)
         .ok_or_else(|| Failure::failed(format!("Invalid {what} '{}'", shown(text))))
+}
+
+/// Refuses a first word that is none of those a subcommand knows, if it knows some.
+///
+/// # Errors
+/// The usage, exit code 1, as of old.
+pub fn sub(subcommand: &SubcommandDef, parsed: &Parsed) -> Result<()> {
+    let known = |word: &OsString| subcommand.subs.iter().any(|(sub, _)| word == sub);
+    if subcommand.subs.is_empty() || parsed.args.first().is_some_and(known) {
+        return Ok(());
+    }
+    Err(Failure::only_usage())
 }
 
 /// Refuses arguments behind those that a subcommand takes: whoever wrote them meant something.

@@ -53,6 +53,8 @@ pub enum Opt {
     FixedVnodes,
     /// Vids of deleted VDIs are used again.
     RecycleVid,
+    /// Every node.
+    All,
     /// No questions.
     Force,
     /// No recovery that could fill disks.
@@ -105,6 +107,8 @@ pub enum Verb {
     NodeList,
     /// `node info`
     NodeInfo,
+    /// `node md`
+    NodeMd,
     /// `cluster info`
     ClusterInfo,
     /// `cluster format`
@@ -130,6 +134,9 @@ pub struct SubcommandDef {
     pub verb: Verb,
     /// Its arguments as the usage shows them.
     pub args: &'static str,
+    /// The words that may come first among the arguments, and what each does; none if arguments
+    /// stand for themselves.
+    pub subs: &'static [(&'static str, &'static str)],
     /// Each of them and what it is; there are no more.
     pub arguments: &'static [(&'static str, &'static str)],
     /// Its options, in the order of the usage.
@@ -199,6 +206,7 @@ options! {
         "specify the image format: raw or qcow2 (default: qcow2 if the file is named *.qcow2)";
     IMPORT_SIZE = Size None, "size", true,
         "specify the size of the image: needed for a pipe, otherwise at least that of the file";
+    ALL = All Some('A'), "all", false, "show all nodes";
     REPLACE = Force Some('f'), "force", false, "replace an existing file";
 }
 
@@ -209,13 +217,15 @@ macro_rules! arguments {
 
 /// One line per subcommand.
 macro_rules! command {
-    ($name:literal: $($sub:literal $verb:ident $args:literal $arguments:tt [$($opt:ident)*] $about:literal;)*) => {
+    ($name:literal: $($sub:literal $verb:ident $args:literal $arguments:tt [$($opt:ident)*] $about:literal
+        $({$($word:literal $does:literal,)*})?;)*) => {
         CommandDef {
             name: $name,
             subcommands: &[$(SubcommandDef {
                 name: $sub,
                 verb: Verb::$verb,
                 args: $args,
+                subs: &[$($(($word, $does)),*)?],
                 arguments: arguments!($arguments),
                 options: &[$(&$opt),*],
                 about: $about,
@@ -283,6 +293,14 @@ pub static COMMANDS: [CommandDef; 3] = [
         "info" NodeInfo "" {}
             [ADDRESS PORT RAW HELP TIME JSON]
             "show information about each node";
+        "md" NodeMd "[disks]" {"disks": "paths on the node, separated by commas";}
+            [ADDRESS PORT RAW ALL FORCE HELP TIME JSON]
+            "See 'dog node md' for more information"
+            {
+                "info" "show the disks of a node",
+                "plug" "add disks to a node",
+                "unplug" "take disks from a node",
+            };
     },
     command! { "cluster":
         "info" ClusterInfo "" {}

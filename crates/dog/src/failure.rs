@@ -19,6 +19,7 @@ pub const EXIT_USAGE: u8 = 64;
 pub struct Failure {
     code: u8,
     lines: Vec<String>,
+    usage: bool,
 }
 
 /// Results of the layers above the connection.
@@ -27,7 +28,7 @@ pub type Result<T, E = Failure> = std::result::Result<T, E>;
 impl Failure {
     /// An exit code and its line.
     pub fn new(code: u8, line: impl Into<String>) -> Self {
-        Self { code, lines: vec![line.into()] }
+        Self { code, lines: vec![line.into()], usage: code == EXIT_USAGE }
     }
 
     /// The command failed.
@@ -40,10 +41,22 @@ impl Failure {
         Self::new(EXIT_USAGE, line)
     }
 
+    /// Only the usage is to be shown, as where a subcommand of a subcommand is missing.
+    #[must_use]
+    pub const fn only_usage() -> Self {
+        Self { code: EXIT_FAILURE, lines: Vec::new(), usage: true }
+    }
+
+    /// Whether the usage follows on stdout.
+    #[must_use]
+    pub const fn wants_usage(&self) -> bool {
+        self.usage
+    }
+
     /// Nothing more to say.
     #[must_use]
     pub const fn silent(code: u8) -> Self {
-        Self { code, lines: Vec::new() }
+        Self { code, lines: Vec::new(), usage: false }
     }
 
     /// What a sheep answered, or that it does not answer, behind what was tried. People are also
@@ -68,6 +81,7 @@ impl Failure {
     #[must_use]
     pub const fn with_code(mut self, code: u8) -> Self {
         self.code = code;
+        self.usage = code == EXIT_USAGE;
         self
     }
 

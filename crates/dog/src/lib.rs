@@ -80,14 +80,16 @@ fn run(words: &[OsString], out: &mut Output) -> u8 {
     };
     let (timed, json) = (parsed.has(Opt::Time), parsed.has(Opt::Json));
     let begun = Instant::now();
-    let result = args::no_more(&parsed.args, subcommand.arguments.len())
+    let words = subcommand.arguments.len() + usize::from(!subcommand.subs.is_empty());
+    let result = args::sub(subcommand, &parsed)
+        .and_then(|()| args::no_more(&parsed.args, words))
         .and_then(|()| verbs::run(subcommand.verb, parsed, target, out));
     let code = match &result {
         Ok(()) => EXIT_OK,
         Err(failure) => {
             failure.complain();
             let text = usage::usage(command, subcommand, out.is_terminal());
-            if failure.code() == EXIT_USAGE && out.text(&text).is_err() {
+            if failure.wants_usage() && out.text(&text).is_err() {
                 return EXIT_USAGE;
             }
             failure.code()

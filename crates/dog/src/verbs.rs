@@ -83,6 +83,7 @@ pub fn run(verb: Verb, parsed: Parsed, target: Target, out: &mut Output) -> Resu
             Verb::VdiExport => export::export(cx).await,
             Verb::NodeList => node::list(cx).await,
             Verb::NodeInfo => node::info(cx).await,
+            Verb::NodeMd => node::md(cx).await,
             Verb::ClusterInfo => cluster::info(cx).await,
             Verb::ClusterFormat => cluster::format(cx).await,
             Verb::ClusterShutdown => cluster::shutdown(cx).await,

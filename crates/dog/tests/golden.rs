@@ -51,9 +51,13 @@ fn wrong_words_are_usage_errors() {
     dog(&["node", "lost"]).is(
         64,
         "",
-        "Invalid command 'node lost'\nAvailable node commands:\n  node list\n  node info\n",
+        "Invalid command 'node lost'\nAvailable node commands:\n  node list\n  node info\n  node md\n",
     );
-    dog(&["node", "help"]).is(64, "", "Available node commands:\n  node list\n  node info\n");
+    dog(&["node", "help"]).is(
+        64,
+        "",
+        "Available node commands:\n  node list\n  node info\n  node md\n",
+    );
     dog(&["node", "list", "-x"]).is(
         64,
         "",
@@ -403,6 +407,47 @@ fn a_stranger_at_the_port_is_no_sheep() {
     stranger.join().expect("stranger");
 }
 
+/// `node md`: rows are disks that work; a lost one is told to people and programs of today.
+fn disks_of_nodes(sheep: &FakeSheep) {
+    let disk = |path: &str, used| DiskInfo {
+        id: vec![7; 16],
+        path: path.into(),
+        used,
+        available: 3 << 20,
+        ..DiskInfo::default()
+    };
+    let lost = DiskInfo { lost: "it fell".into(), used: 0, available: 0, ..disk("/d/b", 0) };
+    sheep.state().space[0].disks = vec![disk("/d/a", 1 << 20), lost, disk("/d/c", 9 << 20)];
+    sheep.dog(&["node", "md", "info", "-r"]).is(
+        0,
+        "127.0.0.1:7000 0 4194304 1048576 3145728 25% /d/a\n127.0.0.1:7000 1 12582912 9437184 3145728 75% /d/c\n",
+        "",
+    );
+    let rows = " 0\t4.0 MB\t1.0 MB\t3.0 MB\t 25%\t/d/a\n 1\t12 MB\t9.0 MB\t3.0 MB\t 75%\t/d/c\nlost: /d/b: it fell\n";
+    let head = "Id\tSize\tUsed\tAvail\tUse%\tPath\n";
+    sheep.dog(&["node", "md", "info"]).is(0, &format!("{head}{rows}"), "");
+    sheep.dog(&["node", "md", "info", "-A"]).is(0, &format!("{head}Node 0:\n{rows}"), "");
+    let json: serde_json::Value =
+        serde_json::from_str(&sheep.dog(&["node", "md", "info", "--json"]).stdout).expect("JSON");
+    assert_eq!(json["nodes"][0]["disks"][1]["lost"], "it fell");
+    assert_eq!(json["nodes"][0]["disks"][2]["used"], 9 << 20);
+    for args in [&["node", "md"][..], &["node", "md", "list"]] {
+        let usage = sheep.dog(args);
+        assert_eq!((usage.code, usage.stderr.as_str()), (1, ""));
+        assert!(
+            usage.stdout.starts_with("Usage: dog node md {info|plug|unplug} [-a address] [-p port] [-r] [-A] [-f] [-h] [-T] [--json] [disks]\nAvailable subcommands:\n  info                    "),
+            "{}",
+            usage.stdout
+        );
+    }
+    sheep.dog(&["node", "md", "info", "/d/a"]).is_usage("Unexpected argument '/d/a'\n");
+    sheep.dog(&["node", "md", "plug", "/d/e"]).is(
+        1,
+        "",
+        "Disks cannot be added or taken away while sheep runs: not supported by this version\n",
+    );
+}
+
 #[test]
 fn c14_c15_nodes() {
     let sheep = FakeSheep::start();
@@ -417,6 +462,7 @@ fn c14_c15_nodes() {
         "Id\tSize\tUsed\tAvail\tUse%\n 0\t4.0 MB\t1.0 MB\t3.0 MB\t 25%\nTotal\t4.0 MB\t1.0 MB\t3.0 MB\t 25%\n\nTotal virtual image size\t1.0 GB\n",
         "",
     );
+    disks_of_nodes(&sheep);
     {
         let mut state = sheep.state();
         let node = state.nodes[0].clone();
@@ -725,7 +771,7 @@ fn every_subcommand_speaks_json() {
     );
     sheep.dog(&["node", "info", "--json"]).is(
         0,
-        "{\"nodes\":[{\"address\":\"127.0.0.1\",\"port\":7000,\"reachable\":true,\"size\":4194304,\"used\":1048576,\"available\":3145728}],\"size\":4194304,\"used\":1048576,\"available\":3145728,\"virtual_size\":0}\n",
+        "{\"nodes\":[{\"address\":\"127.0.0.1\",\"port\":7000,\"reachable\":true,\"size\":4194304,\"used\":1048576,\"available\":3145728,\"disks\":[]}],\"size\":4194304,\"used\":1048576,\"available\":3145728,\"virtual_size\":0}\n",
         "",
     );
     sheep.dog(&["cluster", "info", "--json"]).is(

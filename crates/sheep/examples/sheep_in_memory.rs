@@ -20,7 +20,10 @@ fn main() -> ExitCode {
             }
         }
         if std::env::var_os("SHEEP_TEST_FAIL").is_some() {
-            return Err(Error::new(ErrorKind::Io, format!("disk {} is broken", config.disk)));
+            return Err(Error::new(
+                ErrorKind::Io,
+                format!("disk {} is broken", config.disks[0].id),
+            ));
         }
         // Its sockets stay open for the life of the process, though nobody serves them.
         std::mem::forget(config);

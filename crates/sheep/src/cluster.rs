@@ -1,18 +1,20 @@
 //! What one node needs of the cluster's map: the store's memory of where it belongs, the claim to
 //! be the one sheep that serves, the interval of this run, and the history of epochs.
 
+pub mod disks;
 mod identity;
 mod shards;
 
-pub use identity::Identity;
-pub use shards::{SHARDS_KEY, ShardPack};
+pub use identity::{Identities, Identity, KnownDisk};
+pub use shards::{DISKS_MAX, SHARD_BITS, SHARDS_KEY, ShardPack};
 
 use crate::node::{Me, now};
 use bytes::Bytes;
 use sheepdog_registry::{Registry, Session, WatchEvent};
 use sheepdog_types::kv::{Change, Compare, Outcome, Txn};
-use sheepdog_types::{DiskId, Error, ErrorKind, Interval, Result};
+use sheepdog_types::{DiskId, Error, ErrorKind, Result};
 use sheepdog_volume::cluster::{CLUSTER_KEY, EPOCH_PREFIX, EpochRecord, epoch_key};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Held by the one sheep that serves; ephemeral.
@@ -63,11 +65,17 @@ pub async fn claim(registry: &dyn Registry, who: &str) -> Result<Box<dyn Session
 }
 
 /// Begins a new interval for all shards. From now on versions that this run gives are newer than
-/// all of earlier runs.
+/// all of earlier runs. While the cluster has no data, shards are spread anew over the disks, by
+/// what `weight` says of each.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] when the cluster's data is on another disk, and those of the registry.
-pub async fn begin_interval(registry: &dyn Registry, disk: DiskId) -> Result<Interval> {
+/// [`ErrorKind::Invalid`] when the cluster's data is on other disks, and those of the registry and
+/// of `weight`.
+pub async fn begin_interval(
+    registry: &dyn Registry,
+    disks: &[DiskId],
+    weight: impl Fn(DiskId) -> Result<u64>,
+) -> Result<ShardPack> {
     for _ in 0..TRIES {
         let formatted = registry.get(CLUSTER_KEY).await?;
         let entry = registry.get(SHARDS_KEY).await?;
@@ -80,23 +88,33 @@ pub async fn begin_interval(registry: &dyn Registry, disk: DiskId) -> Result<Int
             None => Compare::Absent(CLUSTER_KEY.to_owned()),
         });
         let before = entry.map(|e| ShardPack::decode(&e.value)).transpose()?;
-        if let Some(before) = &before
-            && formatted.is_some()
-            && before.disk != disk
-        {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the cluster's data is on disk {}, this is disk {disk}; more than one sheep is not supported by this version",
-                    before.disk
-                ),
-            ));
-        }
-        let pack = ShardPack::after(before.as_ref(), disk)?;
+        let pack = match before {
+            Some(before) if formatted.is_some() => {
+                let sorted = |ids: &[DiskId]| ids.iter().copied().collect::<BTreeSet<_>>();
+                if sorted(&before.disks) != sorted(disks) {
+                    let list = |ids: &[DiskId]| {
+                        ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                    };
+                    return Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!(
+                            "the cluster's data is on disk {}, this is disk {}; more than one sheep is not supported by this version",
+                            list(&before.disks),
+                            list(disks)
+                        ),
+                    ));
+                }
+                before.next()?
+            }
+            before => {
+                let weights = disks.iter().map(|disk| Ok((*disk, weight(*disk)?)));
+                ShardPack::spread(before, &weights.collect::<Result<Vec<_>>>()?)?
+            }
+        };
         let txn =
             Txn { compares, changes: vec![Change::Put(SHARDS_KEY.to_owned(), pack.encode())] };
         if let Outcome::Committed(_) = registry.commit(txn).await? {
-            return Ok(pack.interval);
+            return Ok(pack);
         }
     }
     Err(too_many("the shard records"))

@@ -2,9 +2,10 @@
 //! the disk ([`DataPlane`]), what the worker asks back ([`VdiDirectory`]), and all it is given to
 //! start ([`WorkerConfig`]).
 
+use crate::cluster::ShardPack;
 use bytes::Bytes;
 use sheepdog_store::{EngineChoice, StoreFiles};
-use sheepdog_types::{DiskId, Interval, LineageId, Result, Vid};
+use sheepdog_types::{DiskId, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, ZeroMode};
 use std::future::Future;
 use std::net::TcpListener;
@@ -87,9 +88,17 @@ pub struct Finding {
     pub why: String,
 }
 
-/// What is known of the health of the disk.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Health {
+/// What is known of a disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DiskState {
+    /// Which.
+    pub id: DiskId,
+    /// As PATH has it.
+    pub path: PathBuf,
+    /// Why it cannot be used, if it cannot.
+    pub lost: Option<String>,
+    /// Its space; nothing if it is lost.
+    pub capacity: Capacity,
     /// Blocks and pages whose checksum was wrong when they were read, since the start.
     pub checksum_errors: u64,
     /// Writes are acknowledged before they are durable.
@@ -130,13 +139,8 @@ pub trait DataPlane: Send + Sync {
     /// The fragments of the lineage in which the vid owns anything, ascending.
     fn usage(&self, lineage: LineageId, vid: Vid) -> BoxFuture<'_, Result<Vec<FragmentUsage>>>;
 
-    /// Space of the store.
-    fn capacity(&self) -> BoxFuture<'_, Result<Capacity>>;
-
-    /// Health of the disk.
-    fn health(&self) -> BoxFuture<'_, Result<Health>> {
-        Box::pin(async { Ok(Health::default()) })
-    }
+    /// The disks, lost ones too.
+    fn disks(&self) -> BoxFuture<'_, Result<Vec<DiskState>>>;
 
     /// Closes all NBD connections of this VDI and refuses new ones until the directory says
     /// otherwise. When it returns, none of their requests is under way any more.
@@ -174,28 +178,36 @@ pub trait VdiDirectory: Send + Sync {
     fn list(&self) -> BoxFuture<'_, Vec<String>>;
 }
 
+/// A disk the data worker is given.
+#[derive(Debug)]
+pub struct WorkerDisk {
+    /// Its directory, for messages and for its free space.
+    pub path: PathBuf,
+    /// Its uuid, as in the superblock unless [`WorkerConfig::fresh`].
+    pub id: DiskId,
+    /// Its opened files, or why it is lost.
+    pub files: Result<StoreFiles, String>,
+}
+
 /// Everything the data worker is given.
 #[derive(Debug)]
 pub struct WorkerConfig {
-    /// The store's directory, for messages and for its free space.
-    pub dir: PathBuf,
-    /// The disk's uuid, as in the superblock unless [`WorkerConfig::fresh`].
-    pub disk: DiskId,
-    /// The cluster it belongs to, for the superblock.
+    /// Its disks.
+    pub disks: Vec<WorkerDisk>,
+    /// The cluster they belong to, for the superblock.
     pub cluster: [u8; 16],
-    /// The store never belonged to a formatted cluster: it holds nothing, and a superblock, log
-    /// and index must be written anew whatever is in the files.
+    /// The node never belonged to a formatted cluster: its disks hold nothing, and a superblock,
+    /// log and index must be written anew whatever is in the files.
     pub fresh: bool,
-    /// Its opened files.
-    pub files: StoreFiles,
-    /// How to reach the disk.
+    /// How to reach the disks.
     pub engine: EngineChoice,
     /// Acknowledge writes before they are durable.
     pub nosync: bool,
     /// Bytes a second that the scrub may read; 0 is never.
     pub scrub: u64,
-    /// The interval of this run, for all shards: versions it gives are newer than any before.
-    pub interval: Interval,
+    /// The interval of this run, in which all versions are newer than any before, and where the
+    /// shards are.
+    pub shards: ShardPack,
     /// `DIR/nbd.sock`, listening, not blocking.
     pub nbd_unix: UnixListener,
     /// NBD over TCP, listening, not blocking.

@@ -2,29 +2,32 @@
 //! are open, and whether it is leaving.
 
 pub mod directory;
+pub mod disk_watch;
 pub mod gates;
 pub mod sweep;
 pub mod table_copy;
 pub mod tables;
 pub mod usage;
 
-use crate::cluster::Identity;
+use crate::cluster::Identities;
 use crate::data::{DataPlane, View};
 use gates::{Gates, Peer};
 use sheepdog_registry::Registry;
+use sheepdog_types::limits::VNODES_DEFAULT;
 use sheepdog_types::{Error, ErrorKind, LineageId, Result, Vid};
 use sheepdog_volume::cluster::EpochNode;
 use sheepdog_volume::record::{State, VdiRecord};
 use sheepdog_volume::table::Table;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tables::{Current, Tables};
 use tokio::sync::{Notify, watch};
 
 /// Who this node is, for others.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Me {
     /// Address that others are told.
     pub address: IpAddr,
@@ -32,17 +35,34 @@ pub struct Me {
     pub port: u16,
     /// Failure domain.
     pub zone: u32,
-    /// Weight.
-    pub vnodes: u32,
     /// The registry's driver string.
     pub registry: String,
+    /// Whether no disk is left: the node is a gateway.
+    no_disk: AtomicBool,
 }
 
 impl Me {
+    /// A node with disks.
+    #[must_use]
+    pub const fn new(address: IpAddr, port: u16, zone: u32, registry: String) -> Self {
+        Self { address, port, zone, registry, no_disk: AtomicBool::new(false) }
+    }
+
+    /// Says whether a disk is left; whether that is news.
+    pub fn set_has_disk(&self, has_disk: bool) -> bool {
+        self.no_disk.swap(!has_disk, Ordering::Relaxed) == has_disk
+    }
+
+    /// Its weight; a gateway has none.
+    #[must_use]
+    pub fn vnodes(&self) -> u32 {
+        if self.no_disk.load(Ordering::Relaxed) { 0 } else { VNODES_DEFAULT }
+    }
+
     /// As the history of the cluster shows it.
     #[must_use]
     pub fn epoch_node(&self) -> EpochNode {
-        EpochNode { host: self.address.to_string(), port: self.port, vnodes: self.vnodes }
+        EpochNode { host: self.address.to_string(), port: self.port, vnodes: self.vnodes() }
     }
 }
 
@@ -54,8 +74,8 @@ pub struct Node {
     pub tables: Tables,
     /// Which VDIs are open here, by control connections.
     pub gates: Gates,
-    /// The store's memory of its cluster.
-    pub identity: Mutex<Identity>,
+    /// What the store and its disks remember of their cluster.
+    pub identities: Mutex<Identities>,
     /// Set once, right after the worker started, before anything is served.
     data: OnceLock<Arc<dyn DataPlane>>,
     /// Unfinished imports that run, and whose they are.
@@ -68,12 +88,12 @@ pub struct Node {
 impl Node {
     /// A node without its data worker.
     #[must_use]
-    pub fn new(me: Me, registry: Arc<dyn Registry>, identity: Identity) -> Self {
+    pub fn new(me: Me, registry: Arc<dyn Registry>, identities: Identities) -> Self {
         Self {
             me,
             tables: Tables::new(registry),
             gates: Gates::default(),
-            identity: Mutex::new(identity),
+            identities: Mutex::new(identities),
             data: OnceLock::new(),
             imports: Mutex::default(),
             sweeps: Notify::new(),

@@ -17,9 +17,9 @@ use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// Where a sheep keeps its store if it is not told.
 /// Bytes a second that the scrub reads unless told: a terabyte in 18 hours, and little of one CPU.
 const SCRUB_DEFAULT: u64 = 16 << 20;
+/// Where a sheep keeps its store if it is not told.
 const PATH_DEFAULT: &str = "/tmp";
 
 /// Every option. Those from [`Opt::Gateway`] on belong to later versions and are refused.
@@ -102,6 +102,8 @@ pub const DAEMONIZED: &str = "daemonized";
 pub struct Options {
     /// Directory of the store, absolute.
     pub store: PathBuf,
+    /// Its disks if they are elsewhere, absolute.
+    pub disks: Vec<PathBuf>,
     /// Address to listen on; `None` for all.
     pub bind: Option<IpAddr>,
     /// Port of the sheepdog protocol and of dog.
@@ -293,7 +295,8 @@ impl Settings {
     }
 
     fn finish(self) -> Result<Options, Refusal> {
-        let store = values::store(self.path.as_deref().unwrap_or(OsStr::new(PATH_DEFAULT)))?;
+        let (store, disks) =
+            values::store(self.path.as_deref().unwrap_or(OsStr::new(PATH_DEFAULT)))?;
         // With the one engine there is, all nodes are on one host: loopback reaches them.
         let address = self
             .address
@@ -314,6 +317,7 @@ impl Settings {
         }
         Ok(Options {
             store,
+            disks,
             bind: self.bind.filter(|ip| *ip != IpAddr::V6([0; 16].into())),
             port: self.port.unwrap_or(limits::PORT_DEFAULT),
             address,

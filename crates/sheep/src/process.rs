@@ -7,7 +7,7 @@ use crate::control;
 use crate::daemonize::{self, Starter};
 use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
 use crate::log::Log;
-use crate::node::{Node, sweep, table_copy};
+use crate::node::{Node, disk_watch, sweep, table_copy};
 use crate::offline;
 use crate::options::{self, Action, Options};
 use crate::pidfile::PidFile;
@@ -17,7 +17,6 @@ use sheepdog_store::StoreLock;
 use sheepdog_types::{Error, ErrorKind, Result};
 use start::Started;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -112,8 +111,7 @@ fn serve(
     spawn_worker: SpawnWorker,
 ) -> Result<(), String> {
     // Nobody else is in the directory from here on: its log, sockets and files are ours.
-    let held = |e: &Error| e.kind() == ErrorKind::Locked;
-    let store = patiently(|| StoreLock::take(&options.store), held).map_err(|e| told(&e))?;
+    let store = patiently(|| StoreLock::take(&options.store), is_held).map_err(|e| told(&e))?;
     let pid_file = options.pid_file.as_deref();
     let _pid_file = pid_file.map(PidFile::create).transpose()?;
     let log = Log::open(&options.log, &options.store)
@@ -131,24 +129,24 @@ fn serve(
         .map_err(|e| format!("cannot start: {e}"))?;
     runtime.block_on(async {
         let started = start::start(options, &store, spawn_worker).await.map_err(|e| told(&e))?;
-        until_told_to_leave(started, store.dir(), &log, starter).await
+        until_told_to_leave(started, &log, starter).await
     })
 }
 
 async fn until_told_to_leave(
     started: Started,
-    store: &Path,
     log: &Log,
     starter: &mut Starter,
 ) -> Result<(), String> {
-    let Started { node, control, sockets, claim, registry } = started;
+    let Started { node, control, sockets, claim, registry, disks: _disks } = started;
     let handle = |kind| signal(kind).map_err(|e| format!("cannot handle signals: {e}"));
     let mut terminate = handle(SignalKind::terminate())?;
     let mut interrupt = handle(SignalKind::interrupt())?;
     let mut hang_up = handle(SignalKind::hangup())?;
     let mut claim_state = claim.state();
     let sweeping = tokio::spawn(sweep::run(Arc::clone(&node)));
-    let copying = tokio::spawn(table_copy::run(Arc::clone(&node), store.to_owned()));
+    let copying = tokio::spawn(table_copy::run(Arc::clone(&node)));
+    let watching = tokio::spawn(disk_watch::run(Arc::clone(&node)));
     let serving = tokio::spawn(control::serve(Arc::clone(&node), control));
     tracing::info!("sheepdog daemon (version {}) started", env!("CARGO_PKG_VERSION"));
     let mut failed = None;
@@ -182,6 +180,7 @@ async fn until_told_to_leave(
     }
     let _ = sweeping.await;
     let _ = copying.await;
+    let _ = watching.await;
     drop(sockets);
     if let Ok(data) = node.data()
         && let Err(error) = data.shutdown().await
@@ -205,6 +204,11 @@ async fn worker_ended(node: &Node) {
         // It is set before anything is served.
         Err(_) => std::future::pending().await,
     }
+}
+
+/// Whether another process may let go of it in a moment.
+fn is_held(error: &Error) -> bool {
+    error.kind() == ErrorKind::Locked
 }
 
 /// Tries again for a moment: a sheep that was killed just now may still be letting go of what it

@@ -1,6 +1,7 @@
-//! The data worker: one thread that owns the disk, the data path of all VDIs and all NBD
+//! The data worker: one thread that owns the disks, the data path of all VDIs and all NBD
 //! connections, so that a request never changes threads between the client's socket and the disk.
 
+mod disks;
 mod exports;
 mod gateway;
 mod locks;
@@ -8,16 +9,18 @@ mod primary;
 mod remote;
 mod scrub;
 
-use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
+use crate::data::{DataPlane, DiskState, VdiDirectory, WorkerConfig, WorkerDisk};
+use disks::{Disks, Slot};
 use exports::DirectoryExports;
 use gateway::Gateway;
 use primary::Primary;
 use remote::{Job, Remote};
 use scrub::Scrub;
 use sheepdog_nbd::Server;
-use sheepdog_store::{Disk, DiskConfig};
+use sheepdog_store::{Disk, DiskConfig, EngineChoice, StoreFiles};
 use sheepdog_storelog::{Command, Limits};
-use sheepdog_types::{Error, ErrorKind, Result};
+use sheepdog_types::{DiskId, Error, ErrorKind, Result};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -26,8 +29,26 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) struct Worker {
     gateway: Rc<Gateway>,
     nbd: Server<DirectoryExports>,
-    scrub: Rc<Scrub>,
+    /// One for each open disk, in their order.
+    scrubs: Vec<Rc<Scrub>>,
     nosync: bool,
+}
+
+impl Worker {
+    /// What is known of each disk.
+    fn states(&self) -> Vec<DiskState> {
+        let mut scrubs = self.scrubs.iter();
+        let state = |slot: &Slot| {
+            let mut state = slot.state(self.nosync);
+            if slot.disk.is_ok()
+                && let Some(scrub) = scrubs.next()
+            {
+                state.scrub = scrub.state();
+            }
+            state
+        };
+        self.gateway.disks().slots().iter().map(state).collect()
+    }
 }
 
 /// Starts the worker on a thread of its own; returns when it can serve.
@@ -62,63 +83,95 @@ fn work(
         .enable_all()
         .build()
         .map_err(failed("start the data worker"))?;
-    let random = uuid::Uuid::new_v4().as_u128() as u64;
-    let (disk, report) = Disk::open(DiskConfig {
-        dir: config.dir.clone(),
-        files: config.files,
-        engine: config.engine,
-        disk: config.disk,
-        cluster: config.cluster,
-        fresh: config.fresh,
-        log_id: random,
-        limits: Limits { nosync: config.nosync, ..Limits::STANDARD },
-    })?;
-    tracing::info!(
-        "store {} opened by {}: {} fragments, {} batches with {} writes replayed{}",
-        config.dir.display(),
-        disk.engine(),
-        report.fragments,
-        report.batches,
-        report.records,
-        if report.torn_tail { ", an unfinished batch dropped" } else { "" }
-    );
+    let alone = config.disks.len() == 1;
+    let mut slots = Vec::with_capacity(config.disks.len());
+    for WorkerDisk { path, id, files } in config.disks {
+        let opened = files.map(|files| {
+            let (cluster, fresh, nosync) = (config.cluster, config.fresh, config.nosync);
+            open(&path, id, files, config.engine, cluster, fresh, nosync)
+        });
+        let disk = match opened {
+            Ok(Ok(disk)) => Ok(disk),
+            // Where nothing else is served, or nothing is lost yet, somebody should look first.
+            Ok(Err(error))
+                if alone || config.fresh || error.kind() == ErrorKind::VersionMismatch =>
+            {
+                return Err(error);
+            }
+            Ok(Err(error)) => Err(error.full()),
+            Err(why) => Err(why),
+        };
+        if let Err(why) = &disk {
+            tracing::error!("the disk {} is lost: {why}", path.display());
+        }
+        slots.push(Slot { id, path, disk });
+    }
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let driver = tokio::task::spawn_local(disk.clone().run());
-        let gateway = Rc::new(Gateway::new(disk, Primary::new(config.interval)));
+        let interval = config.shards.interval;
+        let disks = Disks::new(slots, config.shards)?;
+        for (_, disk) in disks.open() {
+            tokio::task::spawn_local(disk.clone().run());
+        }
+        let gateway = Rc::new(Gateway::new(disks, Primary::new(interval)));
         let exports = Rc::new(DirectoryExports::new(directory, Rc::clone(&gateway)));
         let nbd = Server::new(exports, sheepdog_nbd::Limits::default());
         nbd.listen(config.nbd_unix)?;
         if let Some(listener) = config.nbd_tcp {
             nbd.listen(listener)?;
         }
-        let scrub = Scrub::new(gateway.disk().clone(), config.scrub);
-        let _scrubbing = tokio::task::spawn_local(Rc::clone(&scrub).run());
-        let worker = Rc::new(Worker { gateway, nbd, scrub, nosync: config.nosync });
+        let scrub = |(_, disk): (_, &Disk)| Scrub::new(disk.clone(), config.scrub);
+        let scrubs: Vec<_> = gateway.disks().open().map(scrub).collect();
+        for scrub in &scrubs {
+            tokio::task::spawn_local(Rc::clone(scrub).run());
+        }
+        let worker = Rc::new(Worker { gateway, nbd, scrubs, nosync: config.nosync });
         let _ = opened.send(Ok(()));
-        let mut driver = driver;
         loop {
-            tokio::select! {
-                job = jobs.recv() => match job {
-                    Some(Job::Run(job)) => job(Rc::clone(&worker)),
-                    Some(Job::Shutdown(done)) => {
-                        jobs.close();
-                        let result = shut_down(&worker, &mut jobs).await;
-                        let _ = done.send(result);
-                        return Ok(());
-                    }
-                    None => return shut_down(&worker, &mut jobs).await,
-                },
-                ended = &mut driver => {
-                    // Everything acknowledged is on the disk; nothing more can be done here.
-                    return match ended {
-                        Ok(result) => result,
-                        Err(e) => Err(failed("the disk's driver")(std::io::Error::other(e))),
-                    };
+            match jobs.recv().await {
+                Some(Job::Run(job)) => job(Rc::clone(&worker)),
+                Some(Job::Shutdown(done)) => {
+                    jobs.close();
+                    let result = shut_down(&worker, &mut jobs).await;
+                    let _ = done.send(result);
+                    return Ok(());
                 }
+                None => return shut_down(&worker, &mut jobs).await,
             }
         }
     })
+}
+
+/// Opens one disk.
+fn open(
+    path: &Path,
+    id: DiskId,
+    files: StoreFiles,
+    engine: EngineChoice,
+    cluster: [u8; 16],
+    fresh: bool,
+    nosync: bool,
+) -> Result<Disk> {
+    let (disk, report) = Disk::open(DiskConfig {
+        dir: path.to_owned(),
+        files,
+        engine,
+        disk: id,
+        cluster,
+        fresh,
+        log_id: uuid::Uuid::new_v4().as_u128() as u64,
+        limits: Limits { nosync, ..Limits::STANDARD },
+    })?;
+    tracing::info!(
+        "store {} opened by {}: {} fragments, {} batches with {} writes replayed{}",
+        path.display(),
+        disk.engine(),
+        report.fragments,
+        report.batches,
+        report.records,
+        if report.torn_tail { ", an unfinished batch dropped" } else { "" }
+    );
+    Ok(disk)
 }
 
 /// Doors first, then what other threads asked for, then everything home.
@@ -132,16 +185,23 @@ async fn shut_down(worker: &Rc<Worker>, jobs: &mut mpsc::Receiver<Job>) -> Resul
             }
         }
     }
-    match worker.gateway.disk().command(Command::Checkpoint).await {
-        // Everything acknowledged is in the log; the next start goes on from there.
-        Err(error) if error.kind() == ErrorKind::NoSpace => {
-            tracing::warn!("no space to bring the log home: the next start will");
-        }
-        result => {
-            result?;
+    let mut ended = Ok(());
+    for (path, disk) in worker.gateway.disks().open() {
+        match disk.command(Command::Checkpoint).await {
+            Ok(_) => {}
+            // Everything acknowledged is in the log; the next start goes on from there.
+            Err(error) if error.kind() == ErrorKind::NoSpace => tracing::warn!(
+                "no space in {} to bring the log home: the next start will",
+                path.display()
+            ),
+            Err(error) => {
+                // The others are closed in order all the same.
+                let what = format!("the disk {}", path.display());
+                ended = Err(Error::with_source(error.kind(), what, error));
+            }
         }
     }
-    Ok(())
+    ended
 }
 
 /// Where a job puts its result.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use memory::MemoryPlane;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sheepdog_registry::{LocalOptions, LocalRegistry, Registry};
-use sheepdog_sheep::cluster::{Identity, begin_interval, claim, note_epoch};
+use sheepdog_sheep::cluster::{Identities, Identity, begin_interval, claim, note_epoch};
 use sheepdog_sheep::control::{self, Listeners};
 use sheepdog_sheep::data::VdiDirectory;
 use sheepdog_sheep::node::{Me, Node, sweep};
@@ -41,13 +41,7 @@ struct Sheep {
 }
 
 fn me() -> Me {
-    Me {
-        address: [127, 0, 0, 1].into(),
-        port: 7000,
-        zone: 16_777_343,
-        vnodes: 128,
-        registry: "local".to_owned(),
-    }
+    Me::new([127, 0, 0, 1].into(), 7000, 16_777_343, "local".to_owned())
 }
 
 async fn registry(dir: &Path) -> LocalRegistry {
@@ -63,10 +57,11 @@ impl Sheep {
     async fn start_in(dir: TempDir, plane: Arc<MemoryPlane>) -> Self {
         let identity = match Identity::read(dir.path()).expect("identity") {
             Some(identity) => identity,
-            None => Identity::create(dir.path()).expect("identity"),
+            None => Identity::create(dir.path(), None).expect("identity"),
         };
         let registry = registry(dir.path()).await;
-        let node = Arc::new(Node::new(me(), Arc::new(registry), identity));
+        let identities = Identities { node: identity, disks: Vec::new() };
+        let node = Arc::new(Node::new(me(), Arc::new(registry), identities));
         node.set_data(Arc::clone(&plane) as _);
         let tcp = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let path = dir.path().join("sock");
@@ -698,7 +693,9 @@ async fn each_start_is_a_new_interval_and_the_disk_stays() {
     let dir = tempfile::tempdir().expect("dir");
     let registry = registry(dir.path()).await;
     let disk = DiskId([1; 16]);
-    let interval = async |disk| begin_interval(&registry, disk).await;
+    let interval = async |disk| {
+        begin_interval(&registry, &[disk], |_| Ok(1)).await.map(|shards| shards.interval)
+    };
     assert_eq!(interval(disk).await.expect("first"), Interval(1));
     // Nothing is formatted: another disk may take over.
     assert_eq!(interval(DiskId([2; 16])).await.expect("other"), Interval(2));
@@ -716,9 +713,12 @@ async fn a_formatted_cluster_keeps_to_its_disk_and_counts_epochs() {
     let sheep = Sheep::formatted().await;
     let registry = Arc::clone(sheep.node.tables.registry());
     let disk = DiskId([1; 16]);
-    begin_interval(&*registry, disk).await.expect("first start after the format");
-    let refused = begin_interval(&*registry, DiskId([2; 16])).await;
-    assert_eq!(refused.expect_err("another disk").kind(), ErrorKind::Invalid);
+    let weight = |_| Ok(1);
+    begin_interval(&*registry, &[disk], weight).await.expect("first start after the format");
+    for other in [&[DiskId([2; 16])][..], &[disk, DiskId([2; 16])]] {
+        let refused = begin_interval(&*registry, other, weight).await;
+        assert_eq!(refused.expect_err("other disks").kind(), ErrorKind::Invalid);
+    }
     note_epoch(&*registry, &me()).await.expect("same address");
     let mut moved = me();
     moved.port = 7001;

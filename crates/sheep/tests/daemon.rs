@@ -287,7 +287,7 @@ fn a_store_that_is_not_whole_is_refused() {
     let identity = place.store().join("identity");
     let text = fs::read_to_string(&identity).expect("identity");
     let shown = place.store().display().to_string();
-    fs::write(&identity, text.replace("format = 1", "format = 2")).expect("write");
+    fs::write(&identity, text.replace("format = 1", "format = 3")).expect("write");
     assert_eq!(place.refused(&[]), format!("the store {shown} was written by a newer version"));
     fs::write(&identity, "garbage").expect("write");
     assert_eq!(place.refused(&[]), format!("{} is damaged: it is not TOML", identity.display()));

@@ -177,11 +177,16 @@ impl Disk {
         Ok((Self { inner: Rc::new(inner) }, report))
     }
 
-    /// Does the disk's work; never returns while the disk is used. Spawn it on the worker thread.
-    ///
-    /// # Errors
-    /// When the engine cannot go on; every request has been answered with an error by then.
-    pub async fn run(self) -> Result<()> {
+    /// Does the disk's work; returns only when the disk can no longer be used, and every request is
+    /// answered with an error from then on. Spawn it on the worker thread.
+    pub async fn run(self) {
+        if let Err(error) = self.work().await {
+            self.inner.state.borrow_mut().feed(Input::GiveUp(error.full()));
+            self.note_failure();
+        }
+    }
+
+    async fn work(&self) -> Result<()> {
         let ready = {
             let state = self.inner.state.borrow();
             Ready::new(state.engine.as_ref())
@@ -217,6 +222,13 @@ impl Disk {
             Some(Err(error)) => tracing::warn!("free space: {}", error.full()),
             None => {}
         }
+        drop(state);
+        self.note_failure();
+    }
+
+    /// Says once that the disk was given up.
+    fn note_failure(&self) {
+        let mut state = self.inner.state.borrow_mut();
         if let Some(why) = state.store.failure()
             && !state.reported_failure
         {
@@ -263,6 +275,12 @@ impl Disk {
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.inner.state.borrow().store.failure().map(str::to_owned)
+    }
+
+    /// Whether it was given up.
+    #[must_use]
+    pub fn is_failed(&self) -> bool {
+        self.inner.state.borrow().store.failure().is_some()
     }
 
     /// How fragments divide.

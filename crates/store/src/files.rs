@@ -249,6 +249,20 @@ impl StoreLock {
         }
     }
 
+    /// Removes the files of a store that holds nothing.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn clear(&self) -> Result<()> {
+        let log = self.dir.join(LOG);
+        remove_if_there(&self.dir.join(DATA))?;
+        if let Ok(elsewhere) = std::fs::read_link(&log) {
+            remove_if_there(&elsewhere)?;
+        }
+        remove_if_there(&log)?;
+        self.remove_leftovers()
+    }
+
     fn remove_leftovers(&self) -> Result<()> {
         for name in [NEW_DATA, NEW_LOG] {
             remove_if_there(&self.dir.join(name))?;

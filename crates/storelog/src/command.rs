@@ -144,6 +144,8 @@ pub enum Input {
     Tick(u64),
     /// What the host has free for the data area, in bytes.
     HostFree(u64),
+    /// The disk can no longer be used, for this reason: every request is answered with an error.
+    GiveUp(String),
 }
 
 /// What comes out.

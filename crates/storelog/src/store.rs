@@ -197,6 +197,7 @@ impl Store {
                 self.host_free = bytes;
                 self.held_at_report = self.held_bytes();
             }
+            Input::GiveUp(why) => self.fail(&why, out),
         }
     }
 

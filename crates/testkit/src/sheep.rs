@@ -44,6 +44,8 @@ fn home() -> tempfile::TempDir {
 #[derive(Debug)]
 pub struct Sheep {
     store: PathBuf,
+    /// Disks elsewhere.
+    disks: Vec<PathBuf>,
     socket: PathBuf,
     port: u16,
     options: Vec<String>,
@@ -88,12 +90,18 @@ impl Sheep {
     fn in_home(store: &Path, options: &[&str], home: tempfile::TempDir) -> Self {
         Self {
             store: store.to_owned(),
+            disks: Vec::new(),
             socket: store.join("nbd.sock"),
             port: free_port(),
             options: options.iter().map(|o| (*o).to_owned()).collect(),
             process: None,
             home,
         }
+    }
+
+    /// The disks that PATH names behind the store, from the next start on.
+    pub fn set_disks(&mut self, disks: &[&Path]) {
+        self.disks = disks.iter().map(|disk| (*disk).to_owned()).collect();
     }
 
     fn log_file(&self) -> PathBuf {
@@ -104,10 +112,13 @@ impl Sheep {
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(bin("sheep"));
-        command
-            .args(["-f", "-b", "127.0.0.1", "-p", &self.port.to_string()])
-            .args(&self.options)
-            .arg(&self.store);
+        command.args(["-f", "-b", "127.0.0.1", "-p", &self.port.to_string()]).args(&self.options);
+        let mut path = self.store.clone().into_os_string();
+        for disk in &self.disks {
+            path.push(",");
+            path.push(disk);
+        }
+        command.arg(path);
         command
     }
 

@@ -52,6 +52,7 @@ fn letters_of_old_come_first_and_in_order() {
         ("vdi", "write", "apwhT"),
         ("node", "list", "aprhT"),
         ("node", "info", "aprhT"),
+        ("node", "md", "aprAfhT"),
         ("cluster", "info", "aprhvTd"),
         ("cluster", "format", "bcltaphzTVRfF"),
         ("cluster", "shutdown", "aphT"),

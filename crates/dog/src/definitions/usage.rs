@@ -32,6 +32,10 @@ pub fn subcommands(command: &CommandDef) -> String {
 #[must_use]
 pub fn usage(command: &CommandDef, subcommand: &SubcommandDef, on_terminal: bool) -> String {
     let mut text = format!("Usage: dog {} {}", command.name, subcommand.name);
+    let subs: Vec<&str> = subcommand.subs.iter().map(|(word, _)| *word).collect();
+    if !subs.is_empty() {
+        let _ = write!(text, " {{{}}}", subs.join("|"));
+    }
     for option in subcommand.options {
         let _ = match (option.short, option.takes_value) {
             (Some(short), true) => write!(text, " [-{short} {}]", option.long),
@@ -44,6 +48,12 @@ pub fn usage(command: &CommandDef, subcommand: &SubcommandDef, on_terminal: bool
         let _ = write!(text, " {}", subcommand.args);
     }
     text.push('\n');
+    if !subs.is_empty() {
+        text.push_str("Available subcommands:\n");
+        for (word, does) in subcommand.subs {
+            let _ = writeln!(text, "  {word:<24}{does}");
+        }
+    }
     if !subcommand.arguments.is_empty() && (on_terminal || !subcommand.verb.is_old()) {
         text.push_str("Arguments:\n");
         for (name, help) in subcommand.arguments {

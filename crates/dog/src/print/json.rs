@@ -6,7 +6,7 @@
 use super::time::unix;
 use serde::Serialize;
 use sheepdog_wire::{
-    ClusterState, DiskHealth, EpochNode, NodeEntry, NodeSpace, RedundancyInfo, VdiEntry,
+    ClusterState, DiskInfo, EpochNode, NodeEntry, NodeSpace, RedundancyInfo, VdiEntry,
 };
 
 /// `"redundancy"` of a VDI or cluster.
@@ -262,14 +262,45 @@ pub struct Space {
     pub used: u64,
     /// Bytes left.
     pub available: u64,
-    /// Health of its disk, if it tells.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub health: Option<Health>,
+    /// Its disks, lost ones too.
+    pub disks: Vec<Disk>,
 }
 
-/// Health of a disk since its sheep was started.
+/// `node md info`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct Health {
+pub struct NodeDisks {
+    /// In the order of `node list`.
+    pub nodes: Vec<Disks>,
+}
+
+/// The disks of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Disks {
+    /// Address.
+    pub address: String,
+    /// Port.
+    pub port: u32,
+    /// Whether it answered.
+    pub reachable: bool,
+    /// Its disks, lost ones too.
+    pub disks: Vec<Disk>,
+}
+
+/// A disk. Counters are since its sheep was started.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Disk {
+    /// Uuid.
+    pub id: String,
+    /// Where it is on its node.
+    pub path: String,
+    /// Why it cannot be used; null if it can.
+    pub lost: Option<String>,
+    /// Used and available together.
+    pub size: u64,
+    /// Bytes used.
+    pub used: u64,
+    /// Bytes left.
+    pub available: u64,
     /// Blocks and pages whose checksum was wrong when they were read.
     pub checksum_errors: u64,
     /// Whether writes are durable when they are acknowledged.
@@ -295,19 +326,36 @@ pub struct Scrub {
     pub findings: Vec<String>,
 }
 
-impl From<&DiskHealth> for Health {
-    fn from(health: &DiskHealth) -> Self {
+impl From<&DiskInfo> for Disk {
+    fn from(disk: &DiskInfo) -> Self {
         Self {
-            checksum_errors: health.checksum_errors,
-            durable: !health.nosync,
+            id: hex(&disk.id),
+            path: disk.path.clone(),
+            lost: Some(disk.lost.clone()).filter(|why| !why.is_empty()),
+            size: disk.used.saturating_add(disk.available),
+            used: disk.used,
+            available: disk.available,
+            checksum_errors: disk.checksum_errors,
+            durable: !disk.nosync,
             scrub: Scrub {
-                rate: health.scrub_rate,
-                done: health.scrub_done,
-                total: health.scrub_total,
-                passes: health.scrub_passes,
-                bad: health.bad,
-                findings: health.findings.clone(),
+                rate: disk.scrub_rate,
+                done: disk.scrub_done,
+                total: disk.scrub_total,
+                passes: disk.scrub_passes,
+                bad: disk.bad,
+                findings: disk.findings.clone(),
             },
+        }
+    }
+}
+
+impl From<&NodeSpace> for Disks {
+    fn from(node: &NodeSpace) -> Self {
+        Self {
+            address: node.address.clone(),
+            port: node.port,
+            reachable: node.reachable,
+            disks: node.disks.iter().map(Disk::from).collect(),
         }
     }
 }
@@ -321,7 +369,7 @@ impl From<&NodeSpace> for Space {
             size: node.used.saturating_add(node.available),
             used: node.used,
             available: node.available,
-            health: node.health.as_ref().map(Health::from),
+            disks: node.disks.iter().map(Disk::from).collect(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Nodes and their space.
+//! Nodes, their space and their disks.
 
 use super::{endpoint, json, left, percent};
 use crate::failure::Result;
@@ -79,4 +79,47 @@ pub fn info(out: &mut Output, mode: Mode, nodes: &[NodeSpace], virtual_bytes: u6
             ))
         }
     }
+}
+
+/// `node md info`.
+///
+/// # Errors
+/// When stdout fails.
+pub fn disks(out: &mut Output, mode: Mode, nodes: &[NodeSpace], all: bool) -> Result<()> {
+    if mode == Mode::Json {
+        return out.json(&json::NodeDisks { nodes: nodes.iter().map(json::Disks::from).collect() });
+    }
+    if mode == Mode::Human {
+        out.text("Id\tSize\tUsed\tAvail\tUse%\tPath\n")?;
+    }
+    for (number, node) in nodes.iter().filter(|node| node.reachable).enumerate() {
+        if all && mode == Mode::Human {
+            out.text(&format!("Node {number}:\n"))?;
+        }
+        // As of old a row is a disk that works.
+        let (good, lost): (Vec<_>, Vec<_>) =
+            node.disks.iter().partition(|disk| disk.lost.is_empty());
+        for (id, disk) in good.iter().enumerate() {
+            let size = disk.used.saturating_add(disk.available);
+            let percent = percent(disk.used, size);
+            let path = disk.path.escape_debug();
+            out.text(&if mode == Mode::Raw {
+                let host = endpoint(&node.address, node.port);
+                let (used, available) = (disk.used, disk.available);
+                format!("{host} {id} {size} {used} {available} {percent}% {path}\n")
+            } else {
+                format!(
+                    "{id:2}\t{}\t{}\t{}\t{percent:3}%\t{path}\n",
+                    human(size),
+                    human(disk.used),
+                    human(disk.available)
+                )
+            })?;
+        }
+        for disk in lost.iter().filter(|_| mode == Mode::Human) {
+            let (path, why) = (disk.path.escape_debug(), disk.lost.escape_debug());
+            out.text(&format!("lost: {path}: {why}\n"))?;
+        }
+    }
+    Ok(())
 }

@@ -1,9 +1,11 @@
-//! `dog node`: list, info.
+//! `dog node`: list, info, md.
 
 use super::{Context, cluster};
+use crate::args::shown;
+use crate::definitions::Opt;
 use crate::failure::{EXIT_SYSTEM, Failure, Result};
 use crate::print;
-use sheepdog_wire::NodeInfo;
+use sheepdog_wire::{NodeInfo, NodeSpace};
 
 /// Shows the nodes.
 pub async fn list(cx: &mut Context<'_>) -> Result<()> {
@@ -13,6 +15,27 @@ pub async fn list(cx: &mut Context<'_>) -> Result<()> {
 
 /// Shows the space of the nodes.
 pub async fn info(cx: &mut Context<'_>) -> Result<()> {
+    let (nodes, virtual_bytes) = space(cx).await?;
+    print::node::info(cx.out, cx.mode, &nodes, virtual_bytes)
+}
+
+/// Shows the disks of the node that is asked, or of all.
+pub async fn md(cx: &mut Context<'_>) -> Result<()> {
+    if cx.parsed.args.first().is_none_or(|word| word != "info") {
+        return Err(Failure::failed(
+            "Disks cannot be added or taken away while sheep runs: not supported by this version",
+        ));
+    }
+    if let Some(word) = cx.parsed.args.get(1) {
+        return Err(Failure::usage(format!("Unexpected argument '{}'", shown(word))));
+    }
+    let all = cx.has(Opt::All);
+    let (mut nodes, _) = space(cx).await?;
+    nodes.retain(|node| all || node.here);
+    print::node::disks(cx.out, cx.mode, &nodes, all)
+}
+
+async fn space(cx: &Context<'_>) -> Result<(Vec<NodeSpace>, u64)> {
     let sheep = cx.connect().await?;
     let mut nodes = Vec::new();
     let virtual_bytes = loop {
@@ -29,5 +52,5 @@ pub async fn info(cx: &mut Context<'_>) -> Result<()> {
     if !nodes.iter().any(|node| node.reachable) {
         return Err(Failure::new(EXIT_SYSTEM, "Cannot get information from any nodes"));
     }
-    print::node::info(cx.out, cx.mode, &nodes, virtual_bytes)
+    Ok((nodes, virtual_bytes))
 }

@@ -287,7 +287,8 @@ impl FakeSheep {
                 reachable: true,
                 used: 1 << 20,
                 available: 3 << 20,
-                health: None,
+                here: true,
+                ..NodeSpace::default()
             }],
             ..State::default()
         }));

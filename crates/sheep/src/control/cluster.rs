@@ -93,7 +93,7 @@ impl Session {
             },
         };
         // First the store remembers where it belongs, then it may get data.
-        lock(&self.node.identity).remember_cluster()?;
+        lock(&self.node.identities).remember_cluster()?;
         for _ in 0..TRIES {
             let created_until_now = self.lineages().await?;
             self.hide_all(format.force).await?;

@@ -1,24 +1,24 @@
 //! Requests about nodes: there is one.
 
 use super::connection::Session;
-use crate::data::Finding;
+use crate::data::{DiskState, Finding};
 use sheepdog_types::Result;
 use sheepdog_volume::record::State;
 use sheepdog_wire::{
-    DiskHealth, NodeEntry, NodeInfo, NodeInfoReply, NodeList, NodeListReply, NodeSpace,
+    DiskInfo, NodeEntry, NodeInfo, NodeInfoReply, NodeList, NodeListReply, NodeSpace,
 };
 
 impl Session {
     pub(super) async fn node_list(&self, list: NodeList) -> Result<NodeListReply> {
         let me = &self.node.me;
-        let disk = crate::node::lock(&self.node.identity).disk;
+        let disks = self.node.data()?.disks().await?;
         let node = NodeEntry {
             address: me.address.to_string(),
             port: me.port.into(),
-            vnodes: me.vnodes,
+            vnodes: me.vnodes(),
             zone: me.zone,
             fixed_vnodes: false,
-            disks: vec![disk.0.to_vec()],
+            disks: disks.iter().map(|disk| disk.id.0.to_vec()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         Ok(NodeListReply {
@@ -37,8 +37,6 @@ impl Session {
             .fold(0, u64::saturating_add);
         let mut nodes = Vec::new();
         if info.skip == 0 {
-            let capacity = self.node.data()?.capacity().await?;
-            let health = self.node.data()?.health().await?;
             let me = &self.node.me;
             let place = |finding: &Finding| {
                 let record = finding.vid.and_then(|vid| current.table.get(vid));
@@ -48,22 +46,30 @@ impl Session {
                 );
                 format!("{owner} at {}: {}", finding.offset, finding.why)
             };
+            let disk = |disk: DiskState| DiskInfo {
+                id: disk.id.0.to_vec(),
+                path: disk.path.display().to_string(),
+                lost: disk.lost.unwrap_or_default(),
+                used: disk.capacity.used,
+                available: disk.capacity.free,
+                checksum_errors: disk.checksum_errors,
+                nosync: disk.nosync,
+                scrub_rate: disk.scrub.rate,
+                scrub_done: disk.scrub.done,
+                scrub_total: disk.scrub.total,
+                scrub_passes: disk.scrub.passes,
+                bad: disk.scrub.bad,
+                findings: disk.scrub.findings.iter().map(place).collect(),
+            };
+            let disks: Vec<_> = self.node.data()?.disks().await?.into_iter().map(disk).collect();
             nodes.push(NodeSpace {
-                health: Some(DiskHealth {
-                    checksum_errors: health.checksum_errors,
-                    nosync: health.nosync,
-                    scrub_rate: health.scrub.rate,
-                    scrub_done: health.scrub.done,
-                    scrub_total: health.scrub.total,
-                    scrub_passes: health.scrub.passes,
-                    bad: health.scrub.bad,
-                    findings: health.scrub.findings.iter().map(place).collect(),
-                }),
                 address: me.address.to_string(),
                 port: me.port.into(),
                 reachable: true,
-                used: capacity.used,
-                available: capacity.free,
+                used: disks.iter().map(|disk| disk.used).sum(),
+                available: disks.iter().map(|disk| disk.available).sum(),
+                disks,
+                here: true,
             });
         }
         Ok(NodeInfoReply { nodes, more: false, virtual_bytes })

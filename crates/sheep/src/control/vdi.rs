@@ -166,7 +166,7 @@ impl Session {
     /// A strict cluster takes no VDI that it could not write; any other keeps fewer copies.
     fn all_copies_have_zones(&self, current: &Current, new: &NewVdi) -> Result<()> {
         // There is one node.
-        let zones = u8::from(self.node.me.vnodes > 0);
+        let zones = u8::from(self.node.me.vnodes() > 0);
         if current.cluster()?.options.strict && new.redundancy.members() > zones {
             let why = format!(
                 "the cluster is strict: redundancy {} takes {} zones, and there is {zones}",

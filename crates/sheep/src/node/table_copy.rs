@@ -20,21 +20,21 @@ const BETWEEN: Duration = Duration::from_millis(200);
 /// How long to wait after it could not be written.
 const RETRY: Duration = Duration::from_secs(10);
 
-/// Keeps the copy in `dir` up to date until the node leaves, and brings it up to date then.
-pub async fn run(node: Arc<Node>, dir: PathBuf) {
+/// Keeps the copies up to date until the node leaves, and brings them up to date then.
+pub async fn run(node: Arc<Node>) {
     tokio::select! {
         () = node.left() => {}
-        () = follow(&node, &dir) => {}
+        () = follow(&node) => {}
     }
-    if let Err(error) = save(&node, &dir).await {
+    if let Err(error) = save(&node).await {
         tracing::warn!("{}", error.full());
     }
 }
 
-async fn follow(node: &Node, dir: &Path) {
+async fn follow(node: &Node) {
     loop {
         let changed = async {
-            let copied = save(node, dir).await?;
+            let copied = save(node).await?;
             tokio::time::sleep(BETWEEN).await;
             let mut watch = node.tables.registry().watch("", copied).await?;
             watch.next().await
@@ -49,9 +49,9 @@ async fn follow(node: &Node, dir: &Path) {
     }
 }
 
-/// Writes the copy; the moment it is of.
-async fn save(node: &Node, dir: &Path) -> Result<sheepdog_types::kv::Revision> {
-    let Some(cluster) = super::lock(&node.identity).cluster else {
+/// Writes the copies; the moment they are of.
+async fn save(node: &Node) -> Result<sheepdog_types::kv::Revision> {
+    let Some(cluster) = super::lock(&node.identities).node.cluster else {
         // An empty store belongs to no cluster yet; its first format is a change too.
         return Ok(node.tables.registry().list(cluster::CLUSTER_KEY).await?.revision);
     };
@@ -65,8 +65,18 @@ async fn save(node: &Node, dir: &Path) -> Result<sheepdog_types::kv::Revision> {
         revision: listing.revision,
         entries: listing.entries,
     };
-    let dir = dir.to_owned();
-    let written = tokio::task::spawn_blocking(move || write(&dir, &copy)).await;
+    let dirs: Vec<PathBuf> = super::lock(&node.identities).dirs().map(Path::to_owned).collect();
+    let write_all = move || {
+        let (own, disks) = dirs.split_last().ok_or(ErrorKind::Internal)?;
+        for dir in disks {
+            // It may be lost; the next change tries it again.
+            if let Err(error) = write(dir, &copy) {
+                tracing::warn!("{}", error.full());
+            }
+        }
+        write(own, &copy)
+    };
+    let written = tokio::task::spawn_blocking(write_all).await;
     written.map_err(|e| Error::with_source(ErrorKind::Internal, "write the VDI table", e))??;
     Ok(listing.revision)
 }

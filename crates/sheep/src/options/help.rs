@@ -54,7 +54,8 @@ pub fn usage() -> String {
         "\
 Sheepdog daemon (version {})
 Usage: sheep [OPTION]... [PATH]
-PATH is the directory of the store (default: /tmp).
+PATH is STORE[,DISK1,DISK2,...]: the directory of the store (default: /tmp). With
+disks behind it, data is on the disks alone: directories, or whole block devices.
 A stopped store is looked at with 'sheep store --help'.
 Options:
   -b, --bindaddr IP       listen on this address (default: all)

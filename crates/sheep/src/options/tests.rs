@@ -144,10 +144,9 @@ fn bad_input_has_one_exact_line() {
         ("--nbd-group=", "Invalid group '': not in /etc/group".to_owned()),
         ("--io=aio", "Invalid I/O engine 'aio': must be auto, ring or blocking".to_owned()),
         ("/a /b", "only one PATH can be given, not also '/b'".to_owned()),
-        (
-            "/a,/b",
-            "PATH '/a,/b' names more than one directory: not supported by this version".to_owned(),
-        ),
+        ("/a,,/b", "PATH '/a,,/b' has an empty part".to_owned()),
+        ("/a,", "PATH '/a,' has an empty part".to_owned()),
+        ("/a,/b,/b/", "PATH names '/b' twice".to_owned()),
         (
             "--config=/no/such",
             "configuration file /no/such: No such file or directory (os error 2)".to_owned(),

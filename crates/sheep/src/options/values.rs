@@ -82,20 +82,26 @@ pub fn path(option: &str, text: &OsStr) -> Result<PathBuf, Refusal> {
         .map_err(|e| Refusal::new(format!("cannot use path '{}': {e}", shown(text))))
 }
 
-/// PATH: one directory. Trailing slashes are removed.
-pub fn store(text: &OsStr) -> Result<PathBuf, Refusal> {
-    let bytes = text.as_bytes();
-    if bytes.is_empty() {
-        return Err(Refusal::new("the path of the store is empty"));
+/// PATH: the store's directory, and its disks if they are elsewhere. Trailing slashes are removed.
+pub fn store(text: &OsStr) -> Result<(PathBuf, Vec<PathBuf>), Refusal> {
+    let mut paths = Vec::new();
+    for bytes in text.as_bytes().split(|b| *b == b',') {
+        if bytes.is_empty() {
+            return Err(Refusal::new(if text.is_empty() {
+                "the path of the store is empty".to_owned()
+            } else {
+                format!("PATH '{}' has an empty part", shown(text))
+            }));
+        }
+        let end = bytes.iter().rposition(|b| *b != b'/').map_or(1, |at| at + 1);
+        let path = path("path", OsStr::from_bytes(&bytes[..end]))?;
+        if paths.contains(&path) {
+            return Err(Refusal::new(format!("PATH names '{}' twice", shown(path.as_os_str()))));
+        }
+        paths.push(path);
     }
-    if bytes.contains(&b',') {
-        return Err(Refusal::new(format!(
-            "PATH '{}' names more than one directory: not supported by this version",
-            shown(text)
-        )));
-    }
-    let end = bytes.iter().rposition(|b| *b != b'/').map_or(1, |at| at + 1);
-    path("path", OsStr::from_bytes(&bytes[..end]))
+    let store = paths.remove(0);
+    Ok((store, paths))
 }
 
 /// `--nbd=[ADDR:]PORT`.

@@ -3,17 +3,16 @@
 //! next start would stumble over.
 
 use super::listen::{self, Sockets};
-use super::{SpawnWorker, told};
-use crate::cluster::{self, Identity};
+use super::{SpawnWorker, is_held, patiently, told};
+use crate::cluster::{self, Identities, Identity, disks};
 use crate::control::Listeners;
-use crate::data::WorkerConfig;
-use crate::node::{Me, Node};
+use crate::data::{WorkerConfig, WorkerDisk};
+use crate::node::{Me, Node, disk_watch};
 use crate::options::Options;
 use sheepdog_registry::{
     Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
 };
 use sheepdog_store::{StoreFiles, StoreLock, space};
-use sheepdog_types::limits::VNODES_DEFAULT;
 use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Result};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -36,6 +35,8 @@ pub struct Started {
     pub claim: Box<dyn Session>,
     /// Closed when we leave.
     pub registry: LocalRegistry,
+    /// Nobody else uses the disks while we do.
+    pub disks: Vec<StoreLock>,
 }
 
 /// Starts everything.
@@ -49,6 +50,8 @@ pub async fn start(
 ) -> Result<Started> {
     let bound = listen::bind(options).map_err(|line| Error::new(ErrorKind::Unreachable, line))?;
     let mut identity = identity(store)?;
+    let take = |path: &Path| patiently(|| StoreLock::take(path), is_held);
+    let disks = disks::find(store, &mut identity, &options.disks, take)?;
     let driver = driver(options, &identity)?;
     let registry = join(&driver, store.dir(), &identity).await?;
     identity.join(registry.cluster(), OsString::from(&driver).to_str().map(str::to_owned));
@@ -56,24 +59,23 @@ pub async fn start(
         // The registry may have another path now.
         identity.remember_cluster()?;
     }
-    let me = Me {
-        address: options.address,
-        port: options.port,
-        zone: options.zone,
-        vnodes: VNODES_DEFAULT,
-        registry: driver.to_string(),
-    };
+    let me = Me::new(options.address, options.port, options.zone, driver.to_string());
     let who = format!(
         "{} with {}",
         std::net::SocketAddr::new(me.address, me.port),
         store.dir().display()
     );
+    let ids: Vec<DiskId> = disks.iter().map(|disk| disk.id).collect();
+    let weight = |id| {
+        let path = disks.iter().find(|disk| disk.id == id).map_or(store.dir(), |disk| &disk.path);
+        Ok(space(path)?.free)
+    };
     let taken_in = async {
         let claim = cluster::claim(&registry, &who).await?;
-        let interval = cluster::begin_interval(&registry, identity.disk).await?;
-        Ok::<_, Error>((claim, interval))
+        let shards = cluster::begin_interval(&registry, &ids, weight).await?;
+        Ok::<_, Error>((claim, shards))
     };
-    let (claim, interval) = match taken_in.await {
+    let (claim, shards) = match taken_in.await {
         Ok(taken_in) => taken_in,
         Err(refused) => {
             if *registry.joined() == Joined::NewMember {
@@ -83,23 +85,32 @@ pub async fn start(
             return Err(refused);
         }
     };
-    cluster::note_epoch(&registry, &me).await?;
     let fresh = identity.is_empty();
-    let disk = identity.disk;
-    let files = files(options, store, disk)?;
-    let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identity));
+    let mut identities = Identities { node: identity, disks: Vec::new() };
+    let (mut locks, mut worker_disks) = (Vec::new(), Vec::new());
+    for disk in disks {
+        let files = match disk.found {
+            Ok(found) => {
+                let files = files(options, found.lock.as_ref().unwrap_or(store), disk.id)?;
+                locks.extend(found.lock);
+                identities.disks.extend(found.identity);
+                Ok(files)
+            }
+            Err(why) => Err(why),
+        };
+        worker_disks.push(WorkerDisk { path: disk.path, id: disk.id, files });
+    }
+    let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identities));
     // A registry of a newer version is refused now and not at the first request.
     node.tables.current().await?;
     let config = WorkerConfig {
-        dir: store.dir().to_owned(),
-        disk,
+        disks: worker_disks,
         cluster: registry.cluster().into_bytes(),
         fresh,
-        files,
         engine: options.io,
         nosync: options.nosync,
         scrub: options.scrub,
-        interval,
+        shards,
         nbd_unix: bound.nbd_unix,
         nbd_tcp: bound.nbd_tcp,
         queue: WorkerConfig::QUEUE,
@@ -107,20 +118,31 @@ pub async fn start(
     // The one place where the data worker comes in.
     let data = spawn_worker(config, Arc::clone(&node) as _)?;
     node.set_data(data);
+    disk_watch::look(&node).await?;
+    cluster::note_epoch(&registry, &node.me).await?;
     Ok(Started {
         node,
         control: Listeners { tcp: bound.control_tcp, unix: bound.control_unix },
         sockets: bound.sockets,
         claim,
         registry,
+        disks: locks,
     })
 }
 
 /// Who the disk is; made up for a directory without a store.
 fn identity(store: &StoreLock) -> Result<Identity> {
     match Identity::read(store.dir())? {
+        Some(identity) if identity.node.is_some() => Err(Error::new(
+            ErrorKind::Invalid,
+            format!(
+                "{} is a disk of another store: it must come behind that one",
+                store.dir().display()
+            ),
+        )),
         Some(identity) => {
-            if !identity.is_empty() && !store.is_prepared()? {
+            let has_data = !identity.is_empty() && identity.disks.is_empty();
+            if has_data && !store.is_prepared()? {
                 return Err(Error::new(
                     ErrorKind::Io,
                     format!(
@@ -138,7 +160,7 @@ fn identity(store: &StoreLock) -> Result<Identity> {
                 store.dir().display()
             ),
         )),
-        None => Identity::create(store.dir()),
+        None => Identity::create(store.dir(), None),
     }
 }
 

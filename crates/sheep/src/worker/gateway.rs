@@ -1,11 +1,11 @@
 //! Requests for ranges of a VDI, turned into commands for the fragments they touch. The atomic
 //! unit is the block: a request that starts or ends inside one reads the rest of it first.
 
+use super::disks::Disks;
 use super::locks::{BlockLocks, Hold};
 use super::primary::Primary;
 use crate::data::View;
 use bytes::Bytes;
-use sheepdog_store::Disk;
 use sheepdog_storelog::{Answer, BlockKind, Command, Piece, ZeroKind};
 use sheepdog_types::{
     BLOCK_SIZE, Error, ErrorKind, FragmentId, Geometry, LineageId, PageBuf, Result, Vid,
@@ -28,32 +28,33 @@ const MAP_EXTENTS_MAX: usize = 16 << 10;
 
 /// What all VDIs of a worker share.
 pub struct Gateway {
-    disk: Disk,
+    disks: Disks,
     geometry: Geometry,
     primary: RefCell<Primary>,
     locks: BlockLocks,
 }
 
 impl Gateway {
-    /// Over one disk.
-    pub fn new(disk: Disk, primary: Primary) -> Self {
-        let geometry = disk.geometry();
-        Self { disk, geometry, primary: RefCell::new(primary), locks: BlockLocks::default() }
+    /// Over these disks.
+    pub fn new(disks: Disks, primary: Primary) -> Self {
+        let geometry = disks.geometry();
+        Self { disks, geometry, primary: RefCell::new(primary), locks: BlockLocks::default() }
     }
 
-    /// The disk below.
-    pub const fn disk(&self) -> &Disk {
-        &self.disk
+    /// The disks below.
+    pub const fn disks(&self) -> &Disks {
+        &self.disks
     }
 
-    /// Gives the store a write with the fragment's next version, both in one step.
-    fn order(
+    /// Gives the fragment's store a write with its next version, both in one step.
+    async fn order(
         &self,
         fragment: FragmentId,
         command: impl FnOnce(sheepdog_types::Version) -> Command,
-    ) -> impl Future<Output = Result<Answer>> + '_ {
+    ) -> Result<Answer> {
+        let disk = self.disks.of(fragment)?;
         let version = self.primary.borrow_mut().next(fragment);
-        self.disk.command(command(version))
+        disk.command(command(version)).await
     }
 
     async fn read_blocks(
@@ -64,7 +65,12 @@ impl Gateway {
         count: u32,
     ) -> Result<Vec<Piece>> {
         let path = Arc::clone(path);
-        match self.disk.command(Command::Read { fragment, path, start, count }).await? {
+        match self
+            .disks
+            .of(fragment)?
+            .command(Command::Read { fragment, path, start, count })
+            .await?
+        {
             Answer::Data(pieces) => Ok(pieces),
             other => Err(Error::new(ErrorKind::Internal, format!("a read was answered {other:?}"))),
         }
@@ -77,7 +83,7 @@ impl Gateway {
         vid: Vid,
         progress: impl Fn(u64, u64),
     ) -> Result<()> {
-        let fragments = self.disk.fragments(lineage);
+        let fragments = self.disks.fragments(lineage);
         let total = fragments.len() as u64;
         progress(0, total);
         let mut done = 0;
@@ -94,7 +100,8 @@ impl Gateway {
             done += group.len() as u64;
             progress(done, total);
         }
-        Ok(())
+        // What a lost disk holds is still to be deleted.
+        self.disks.none_lost()
     }
 }
 
@@ -205,7 +212,7 @@ impl Vdi {
             // Where an ancestor could show through, its bytes must be covered.
             ZeroMode::Discard if self.view.path.len() > 1 => ZeroKind::Marker,
             ZeroMode::Discard => {
-                if self.gateway.disk.next_fragment(fragment) != Some(fragment)
+                if self.gateway.disks.of(fragment)?.next_fragment(fragment) != Some(fragment)
                     && !self.gateway.locks.is_claimed(fragment)
                 {
                     // Nothing was ever written there, and nothing is being written.
@@ -301,7 +308,7 @@ impl Volume for Vdi {
             }
             // Where nothing was ever written there is nothing to look at.
             let here = self.fragment(at / fragment_bytes);
-            let next = self.gateway.disk.next_fragment(here);
+            let next = self.gateway.disks.next_fragment(here, end.div_ceil(fragment_bytes));
             let hole_end = next.map_or(end, |next| (next.number * fragment_bytes).min(end));
             if hole_end > at {
                 MapExtent { len: hole_end - at, kind: MapKind::Hole }.push(&mut map);
@@ -328,7 +335,7 @@ impl Vdi {
         let (start, end) = (piece.offset / BLOCK, (piece.offset + piece.len).div_ceil(BLOCK));
         let path = Arc::clone(&self.view.path);
         let command = Command::Map { fragment, path, start, count: end - start };
-        let Answer::Map(runs) = self.gateway.disk.command(command).await? else {
+        let Answer::Map(runs) = self.gateway.disks.of(fragment)?.command(command).await? else {
             return Err(Error::new(ErrorKind::Internal, "a map was answered with something else"));
         };
         let mut skip = u64::from(piece.offset % BLOCK);

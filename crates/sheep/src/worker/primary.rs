@@ -1,11 +1,9 @@
 //! Versions. One process is the primary of every shard while there is one node: it gives each
 //! write the next version of its shard, in the interval of this run.
 
+use crate::cluster::SHARD_BITS;
 use sheepdog_placement::shard_of;
 use sheepdog_types::{FragmentId, Interval, Version};
-
-/// Shards of a policy, as a power of two.
-const SHARD_BITS: u8 = 12;
 
 /// Hands out versions.
 pub struct Primary {

@@ -2,7 +2,7 @@
 
 use super::Worker;
 use super::gateway::Vdi;
-use crate::data::{BoxFuture, Capacity, DataPlane, FragmentUsage, Health, Progress, View};
+use crate::data::{BoxFuture, DataPlane, DiskState, FragmentUsage, Progress, View};
 use bytes::Bytes;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, Volume, ZeroMode};
@@ -99,35 +99,23 @@ impl DataPlane for Remote {
 
     fn usage(&self, lineage: LineageId, vid: Vid) -> BoxFuture<'_, Result<Vec<FragmentUsage>>> {
         let work = move |w: Rc<Worker>| async move {
-            let found = w.gateway.disk().owner_summaries(lineage, vid).await?;
-            Ok(found
-                .into_iter()
-                .map(|(id, blocks, occupancy)| FragmentUsage {
+            let mut all = Vec::new();
+            for (_, disk) in w.gateway.disks().open() {
+                let found = disk.owner_summaries(lineage, vid).await?;
+                all.extend(found.into_iter().map(|(id, blocks, occupancy)| FragmentUsage {
                     number: id.number,
                     occupied: u64::from(occupancy),
                     stored: u64::from(blocks) * BLOCK_SIZE as u64,
-                })
-                .collect())
+                }));
+            }
+            all.sort_unstable_by_key(|usage| usage.number);
+            Ok(all)
         };
         Box::pin(async move { self.ask(work).await? })
     }
 
-    fn capacity(&self) -> BoxFuture<'_, Result<Capacity>> {
-        let work = |w: Rc<Worker>| async move { w.gateway.disk().usage() };
-        Box::pin(async move {
-            let usage = self.ask(work).await?;
-            Ok(Capacity { total: usage.used + usage.free, used: usage.used, free: usage.free })
-        })
-    }
-
-    fn health(&self) -> BoxFuture<'_, Result<Health>> {
-        let work = |w: Rc<Worker>| async move {
-            Health {
-                checksum_errors: w.gateway.disk().stats().checksum_errors,
-                nosync: w.nosync,
-                scrub: w.scrub.state(),
-            }
-        };
+    fn disks(&self) -> BoxFuture<'_, Result<Vec<DiskState>>> {
+        let work = |w: Rc<Worker>| async move { w.states() };
         Box::pin(async move { self.ask(work).await })
     }
 

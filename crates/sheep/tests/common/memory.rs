@@ -1,8 +1,10 @@
 //! A data worker that keeps everything in memory, for tests of what is around the real one.
 
 use bytes::Bytes;
-use sheepdog_sheep::data::{BoxFuture, Capacity, DataPlane, FragmentUsage, Progress, View};
-use sheepdog_types::{BLOCK_SIZE, Geometry, LineageId, Result, Vid};
+use sheepdog_sheep::data::{
+    BoxFuture, Capacity, DataPlane, DiskState, FragmentUsage, Progress, ScrubState, View,
+};
+use sheepdog_types::{BLOCK_SIZE, DiskId, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, ZeroMode};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,11 +174,19 @@ impl DataPlane for MemoryPlane {
         })
     }
 
-    fn capacity(&self) -> BoxFuture<'_, Result<Capacity>> {
+    fn disks(&self) -> BoxFuture<'_, Result<Vec<DiskState>>> {
         Box::pin(async move {
             let owned = self.owned.lock().expect("lock");
             let used = owned.values().map(|o| o.len() as u64 * BLOCK).sum();
-            Ok(Capacity { total: 1 << 30, used, free: (1 << 30) - used })
+            Ok(vec![DiskState {
+                id: DiskId([1; 16]),
+                path: "/memory".into(),
+                lost: None,
+                capacity: Capacity { total: 1 << 30, used, free: (1 << 30) - used },
+                checksum_errors: 0,
+                nosync: false,
+                scrub: ScrubState::default(),
+            }])
         })
     }
 

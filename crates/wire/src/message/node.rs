@@ -85,36 +85,54 @@ pub struct NodeSpace {
     /// Bytes it may still take.
     #[prost(uint64, tag = "5")]
     pub available: u64,
-    /// Health of its disk, if it tells.
-    #[prost(message, optional, tag = "6")]
-    pub health: Option<DiskHealth>,
+    /// Its disks, lost ones too, if it tells.
+    #[prost(message, repeated, tag = "7")]
+    pub disks: Vec<DiskInfo>,
+    /// It is the node that was asked.
+    #[prost(bool, tag = "8")]
+    pub here: bool,
 }
 
-/// Health of a disk since its sheep was started.
+/// A disk of a node. Counters are since its sheep was started.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
-pub struct DiskHealth {
+pub struct DiskInfo {
+    /// Uuid, 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: Vec<u8>,
+    /// Where it is on its node.
+    #[prost(string, tag = "2")]
+    pub path: String,
+    /// Why it cannot be used; empty if it can.
+    #[prost(string, tag = "3")]
+    pub lost: String,
+    /// Bytes its store occupies.
+    #[prost(uint64, tag = "4")]
+    pub used: u64,
+    /// Bytes it may still take.
+    #[prost(uint64, tag = "5")]
+    pub available: u64,
     /// Blocks and pages whose checksum was wrong when they were read.
-    #[prost(uint64, tag = "1")]
+    #[prost(uint64, tag = "6")]
     pub checksum_errors: u64,
     /// Writes are acknowledged before they are durable.
-    #[prost(bool, tag = "2")]
+    #[prost(bool, tag = "7")]
     pub nosync: bool,
     /// Bytes a second that its scrub may read; 0 is never.
-    #[prost(uint64, tag = "3")]
+    #[prost(uint64, tag = "8")]
     pub scrub_rate: u64,
     /// Fragments that the scrub has read in its present pass.
-    #[prost(uint64, tag = "4")]
+    #[prost(uint64, tag = "9")]
     pub scrub_done: u64,
     /// Fragments there were when the pass began.
-    #[prost(uint64, tag = "5")]
+    #[prost(uint64, tag = "10")]
     pub scrub_total: u64,
     /// Passes that ended.
-    #[prost(uint64, tag = "6")]
+    #[prost(uint64, tag = "11")]
     pub scrub_passes: u64,
     /// Places that the scrub found bad.
-    #[prost(uint64, tag = "7")]
+    #[prost(uint64, tag = "12")]
     pub bad: u64,
     /// The first of them, a line each.
-    #[prost(string, repeated, tag = "8")]
+    #[prost(string, repeated, tag = "13")]
     pub findings: Vec<String>,
 }

@@ -1,7 +1,9 @@
 //! The data path of a VDI on real files against a vector of bytes.
 
 use super::*;
-use sheepdog_store::{DiskConfig, EngineChoice, StoreLock};
+use crate::cluster::ShardPack;
+use crate::worker::disks::Slot;
+use sheepdog_store::{Disk, DiskConfig, EngineChoice, StoreLock};
 use sheepdog_storelog::Limits;
 use sheepdog_types::{DiskId, Interval};
 use std::path::Path;
@@ -21,22 +23,66 @@ impl Rng {
     }
 }
 
-fn open(dir: &Path, engine: EngineChoice, interval: u64, fresh: bool) -> (StoreLock, Rc<Gateway>) {
-    let store = StoreLock::take(dir).expect("lock");
-    let files = if fresh { store.prepare(32 << 20) } else { store.open() }.expect("files");
-    let (disk, _) = Disk::open(DiskConfig {
-        dir: dir.to_owned(),
-        files,
-        engine,
-        disk: DiskId([3; 16]),
-        cluster: [4; 16],
-        fresh,
-        log_id: 77,
-        limits: Limits { cache_bytes: 20_000, logged_bytes: 1 << 20, ..Limits::STANDARD },
-    })
-    .expect("opens");
-    let gateway = Gateway::new(disk, Primary::new(Interval(interval)));
-    (store, Rc::new(gateway))
+const DISKS: [DiskId; 2] = [DiskId([3; 16]), DiskId([4; 16])];
+
+struct Opened {
+    _locks: Vec<StoreLock>,
+    gateway: Rc<Gateway>,
+    drivers: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Opened {
+    async fn checkpoint(&self) {
+        for (_, disk) in self.gateway.disks().open() {
+            disk.command(Command::Checkpoint).await.expect("checkpoint");
+        }
+    }
+
+    fn used(&self) -> u64 {
+        self.gateway.disks().open().map(|(_, disk)| disk.usage().used).sum()
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.drivers.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+/// A node of two disks, or with one of them lost.
+fn open(dir: &Path, engine: EngineChoice, interval: u64, lost: Option<usize>) -> Opened {
+    let fresh = interval == 1;
+    std::fs::create_dir_all(dir).expect("directory");
+    let (mut locks, mut slots) = (Vec::new(), Vec::new());
+    for (at, id) in DISKS.into_iter().enumerate() {
+        let path = dir.join(at.to_string());
+        if lost == Some(at) {
+            slots.push(Slot { id, path, disk: Err("it fell".to_owned()) });
+            continue;
+        }
+        let store = StoreLock::take(&path).expect("lock");
+        let files = if fresh { store.prepare(32 << 20) } else { store.open() }.expect("files");
+        let (disk, _) = Disk::open(DiskConfig {
+            dir: path.clone(),
+            files,
+            engine,
+            disk: id,
+            cluster: [4; 16],
+            fresh,
+            log_id: 77 + at as u64,
+            limits: Limits { cache_bytes: 20_000, logged_bytes: 1 << 20, ..Limits::STANDARD },
+        })
+        .expect("opens");
+        locks.push(store);
+        slots.push(Slot { id, path, disk: Ok(disk) });
+    }
+    let mut shards = ShardPack::spread(None, &DISKS.map(|id| (id, 1 << 30))).expect("spread");
+    shards.interval = Interval(interval);
+    let disks = Disks::new(slots, shards).expect("all there");
+    let drivers =
+        disks.open().map(|(_, disk)| tokio::task::spawn_local(disk.clone().run())).collect();
+    let gateway = Rc::new(Gateway::new(disks, Primary::new(Interval(interval))));
+    Opened { _locks: locks, gateway, drivers }
 }
 
 fn vdi(gateway: &Rc<Gateway>) -> Vdi {
@@ -126,18 +172,16 @@ fn against_a_vector(engine: EngineChoice) {
     let mut model = vec![0; SIZE as usize];
     for interval in 1..5 {
         run(async || {
-            let (_lock, gateway) = open(&dir, engine, interval, interval == 1);
-            let driver = tokio::task::spawn_local(gateway.disk().clone().run());
-            let vdi = vdi(&gateway);
+            let opened = open(&dir, engine, interval, None);
+            let vdi = vdi(&opened.gateway);
             let read = vdi.read(0, SIZE as u32).await.expect("read");
             assert!(flat(&read) == model, "after opening for the {interval}. time");
             for _ in 0..150 {
                 one_step(&vdi, &mut model, &mut rng).await;
             }
             if interval == 2 {
-                gateway.disk().command(Command::Checkpoint).await.expect("checkpoint");
+                opened.checkpoint().await;
             }
-            driver.abort();
         });
     }
 }
@@ -156,9 +200,9 @@ fn a_vdi_is_a_vector_of_bytes_with_blocking_threads() {
 fn writes_of_parts_of_one_block_do_not_lose_each_other() {
     let dir = tempfile::tempdir().expect("directory");
     run(async || {
-        let (_lock, gateway) = open(&dir.path().join("store"), EngineChoice::Auto, 1, true);
-        let driver = tokio::task::spawn_local(gateway.disk().clone().run());
-        let vdi = vdi(&gateway);
+        let opened = open(&dir.path().join("store"), EngineChoice::Auto, 1, None);
+        let gateway = &opened.gateway;
+        let vdi = vdi(gateway);
         // 64 writers of 64 bytes each into the same block, all at once.
         all((0..64).map(|i| vdi.write(8192 + i * 64, Bytes::from(vec![i as u8 + 1; 64]))))
             .await
@@ -167,7 +211,6 @@ fn writes_of_parts_of_one_block_do_not_lose_each_other() {
         for (i, part) in bytes.chunks(64).enumerate() {
             assert_eq!(part, [i as u8 + 1; 64], "part {i}");
         }
-        driver.abort();
     });
 }
 
@@ -175,14 +218,14 @@ fn writes_of_parts_of_one_block_do_not_lose_each_other() {
 fn a_sweep_gives_everything_back() {
     let dir = tempfile::tempdir().expect("directory");
     run(async || {
-        let (_lock, gateway) = open(&dir.path().join("store"), EngineChoice::Auto, 1, true);
-        let driver = tokio::task::spawn_local(gateway.disk().clone().run());
-        let vdi = vdi(&gateway);
+        let opened = open(&dir.path().join("store"), EngineChoice::Auto, 1, None);
+        let gateway = &opened.gateway;
+        let vdi = vdi(gateway);
         // The first checkpoint gets the space that is kept for the index.
-        gateway.disk().command(Command::Checkpoint).await.expect("checkpoint");
-        let empty = gateway.disk().usage().used;
+        opened.checkpoint().await;
+        let empty = opened.used();
         vdi.write(1 << 20, Bytes::from(vec![7; 9 << 20])).await.expect("written");
-        assert!(gateway.disk().usage().used >= empty + (9 << 20));
+        assert!(opened.used() >= empty + (9 << 20));
         let seen = RefCell::new(Vec::new());
         let (lineage, vid) = (LineageId(9), Vid::new(5).expect("in range"));
         gateway
@@ -192,15 +235,75 @@ fn a_sweep_gives_everything_back() {
             .await
             .expect("swept");
         assert_eq!(*seen.borrow(), [(0, 3), (3, 3)]);
-        assert_eq!(gateway.disk().fragments(lineage), []);
+        assert_eq!(gateway.disks().fragments(lineage), []);
         // Twice: the second checkpoint gives back the pages of the first.
         for _ in 0..2 {
-            gateway.disk().command(Command::Checkpoint).await.expect("checkpoint");
+            opened.checkpoint().await;
         }
-        let used = gateway.disk().usage().used;
+        let used = opened.used();
         assert!(used <= empty + (512 << 10), "{used} bytes are still held");
         let read = vdi.read(0, SIZE as u32).await.expect("read");
         assert_eq!(read, [Segment::Hole(SIZE)]);
-        driver.abort();
+    });
+}
+
+/// What lies on the lost disk is an error and never a hole; the rest is served.
+#[test]
+fn a_lost_disk_takes_only_its_fragments() {
+    let dir = tempfile::tempdir().expect("directory");
+    let dir = dir.path().join("store");
+    let bytes = |fragment: u64| Bytes::from(vec![fragment as u8 + 1; 4 << 20]);
+    let all_of = |n: u64| (n << 22, (4 << 20).min(SIZE - (n << 22)) as u32);
+    let place = |opened: &Opened, number| {
+        let id = FragmentId { lineage: LineageId(9), number };
+        opened.gateway.disks().of(id).is_ok()
+    };
+    run(async || {
+        let opened = open(&dir, EngineChoice::Auto, 1, None);
+        let vdi = vdi(&opened.gateway);
+        for number in 0..3 {
+            let (offset, len) = all_of(number);
+            vdi.write(offset, bytes(number).slice(..len as usize)).await.expect("written");
+        }
+    });
+    let mut lost_fragments = 0;
+    for (interval, lost) in [(2, 0), (3, 1)] {
+        run(async || {
+            let opened = open(&dir, EngineChoice::Auto, interval, Some(lost));
+            let vdi = vdi(&opened.gateway);
+            for number in 0..3 {
+                let (offset, len) = all_of(number);
+                if place(&opened, number) {
+                    let read = vdi.read(offset, len).await.expect("there");
+                    assert!(flat(&read) == bytes(number)[..len as usize]);
+                    let map = vdi.map(offset, u64::from(len)).await.expect("there");
+                    assert_eq!(map, [MapExtent { len: len.into(), kind: MapKind::Data }]);
+                    continue;
+                }
+                lost_fragments += 1;
+                let path = dir.join(lost.to_string());
+                let want = format!("I/O error: the disk {} is lost: it fell", path.display());
+                let errors = [
+                    vdi.read(offset, 4096).await.expect_err("lost"),
+                    vdi.write(offset, Bytes::from(vec![9; 4096])).await.expect_err("lost"),
+                    vdi.write_zeroes(offset, 4096, ZeroMode::Discard).await.expect_err("lost"),
+                    vdi.map(offset, u64::from(len)).await.expect_err("lost"),
+                ];
+                for error in errors {
+                    assert_eq!(error.full(), want);
+                }
+            }
+            let sweep =
+                opened.gateway.sweep(LineageId(9), Vid::new(77).expect("in range"), |_, _| {});
+            assert_eq!(sweep.await.expect_err("not all").kind(), ErrorKind::Io);
+        });
+    }
+    assert_eq!(lost_fragments, 3, "each fragment is on one of the two");
+    run(async || {
+        let opened = open(&dir, EngineChoice::Auto, 4, None);
+        let read = vdi(&opened.gateway).read(0, SIZE as u32).await.expect("read");
+        let want: Vec<u8> =
+            (0..3).flat_map(|n| bytes(n)[..all_of(n).1 as usize].to_vec()).collect();
+        assert!(flat(&read) == want, "both are back, and nothing was changed meanwhile");
     });
 }

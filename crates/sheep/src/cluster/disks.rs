@@ -1,0 +1,194 @@
+//! Which disks a start has: what PATH names, compared with what the store remembers. A store that
+//! holds nothing takes any list; later only the same disks, though a lost one may be missing.
+//! Nothing is ever made in the place of a disk that is not there: it may be a mount that is late.
+
+use super::{DISKS_MAX, Identity, KnownDisk};
+use sheepdog_store::StoreLock;
+use sheepdog_types::{DiskId, Error, ErrorKind, Result};
+use std::path::{Path, PathBuf};
+
+/// A disk of this node.
+#[derive(Debug)]
+pub struct NodeDisk {
+    /// Which.
+    pub id: DiskId,
+    /// Its directory, as PATH has it.
+    pub path: PathBuf,
+    /// What is known of it, or why it is lost.
+    pub found: Result<Found, String>,
+}
+
+/// A disk that is there.
+#[derive(Debug)]
+pub struct Found {
+    /// Nobody else uses it; `None` for the store's own directory, which is locked already.
+    pub lock: Option<StoreLock>,
+    /// Its memory; `None` for the store's own directory.
+    pub identity: Option<Identity>,
+}
+
+/// Finds the disks of a store. `said` are those that PATH names behind the store.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] with the difference to the list remembered, [`ErrorKind::Locked`], and
+/// what making a new disk meets.
+pub fn find(
+    store: &StoreLock,
+    identity: &mut Identity,
+    said: &[PathBuf],
+    take: impl Fn(&Path) -> Result<StoreLock>,
+) -> Result<Vec<NodeDisk>> {
+    let mut paths = Vec::with_capacity(said.len());
+    for path in said {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        let own = store.dir().canonicalize().unwrap_or_else(|_| store.dir().to_owned());
+        if real == own || paths.contains(&real) {
+            return Err(invalid(format!("PATH names {} twice", path.display())));
+        }
+        paths.push(real);
+    }
+    if identity.is_empty() {
+        if !said.is_empty() {
+            // A start without disks may have made files that held nothing.
+            store.clear()?;
+            return adopt(identity, said, take);
+        }
+        // An earlier start without data may have named disks.
+        identity.remember_disks(Vec::new())?;
+    }
+    if identity.disks.is_empty() {
+        if let Some(path) = said.first() {
+            return Err(invalid(format!(
+                "the store {} keeps its data in itself; to add {} is not supported by this version",
+                store.dir().display(),
+                path.display()
+            )));
+        }
+        let found = Ok(Found { lock: None, identity: None });
+        return Ok(vec![NodeDisk { id: identity.disk, path: store.dir().to_owned(), found }]);
+    }
+    remembered(store, identity, said, take)
+}
+
+/// All of `said` become the disks of a node without data.
+fn adopt(
+    node: &mut Identity,
+    said: &[PathBuf],
+    take: impl Fn(&Path) -> Result<StoreLock>,
+) -> Result<Vec<NodeDisk>> {
+    if said.len() > DISKS_MAX {
+        return Err(invalid(format!("{} disks, at most {DISKS_MAX}", said.len())));
+    }
+    let mut disks = Vec::new();
+    for path in said {
+        let lock = take(path)?;
+        let identity = match Identity::read(path)? {
+            Some(mut known) => {
+                let shown = path.display();
+                if known.node.is_none() {
+                    return Err(invalid(format!(
+                        "{shown} is a store of its own, not a disk of one"
+                    )));
+                }
+                if !known.is_empty() {
+                    return Err(invalid(format!(
+                        "{shown} is a disk of another node and holds data: it is not taken"
+                    )));
+                }
+                known.remember_node(node.disk)?;
+                known
+            }
+            None if lock.is_prepared()? => {
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the disk {} has data, but its file 'identity' is missing",
+                        path.display()
+                    ),
+                ));
+            }
+            None => Identity::create(path, Some(node.disk))?,
+        };
+        let id = identity.disk;
+        let found = Found { lock: Some(lock), identity: Some(identity) };
+        disks.push(NodeDisk { id, path: path.clone(), found: Ok(found) });
+    }
+    node.remember_disks(known(&disks))?;
+    Ok(disks)
+}
+
+/// The disks of a node with data.
+fn remembered(
+    store: &StoreLock,
+    node: &mut Identity,
+    said: &[PathBuf],
+    take: impl Fn(&Path) -> Result<StoreLock>,
+) -> Result<Vec<NodeDisk>> {
+    let mut rest: Vec<(&PathBuf, Result<Option<Identity>>)> =
+        said.iter().map(|path| (path, Identity::read(path))).collect();
+    let holds = |found: &Result<Option<Identity>>, id: DiskId| matches!(found, Ok(Some(identity)) if identity.disk == id);
+    let mut disks = Vec::new();
+    for KnownDisk { id, path } in &node.disks {
+        let id = *id;
+        let by_id = rest.iter().position(|(_, found)| holds(found, id));
+        let Some(at) = by_id.or_else(|| rest.iter().position(|(said, _)| *said == path)) else {
+            let shown = path.display();
+            if holds(&Identity::read(path), id) {
+                return Err(invalid(format!(
+                    "{shown} is missing from PATH: the store {} has the disks {}",
+                    store.dir().display(),
+                    list(&node.disks)
+                )));
+            }
+            let found = Err("it is not in PATH, and not where it was".to_owned());
+            disks.push(NodeDisk { id, path: path.clone(), found });
+            continue;
+        };
+        let (said, identity) = rest.swap_remove(at);
+        let found = match identity {
+            Ok(Some(identity)) if identity.disk == id => {
+                let lock = take(said)?;
+                if lock.is_prepared()? {
+                    Ok(Found { lock: Some(lock), identity: Some(identity) })
+                } else {
+                    Err("its data is not there".to_owned())
+                }
+            }
+            Ok(Some(identity)) => {
+                return Err(invalid(format!(
+                    "{} holds disk {}, not disk {id}, which was there",
+                    said.display(),
+                    identity.disk
+                )));
+            }
+            Ok(None) => Err("there is no disk; is it mounted?".to_owned()),
+            Err(error) if error.kind() == ErrorKind::VersionMismatch => return Err(error),
+            Err(error) => Err(error.full()),
+        };
+        disks.push(NodeDisk { id, path: said.clone(), found });
+    }
+    if let Some((path, _)) = rest.first() {
+        return Err(invalid(format!(
+            "{} is not a disk of the store {}, which has {}; to add one is not supported by this \
+             version",
+            path.display(),
+            store.dir().display(),
+            list(&node.disks)
+        )));
+    }
+    // A lost disk keeps the place where it was seen.
+    node.remember_disks(known(&disks))?;
+    Ok(disks)
+}
+
+fn known(disks: &[NodeDisk]) -> Vec<KnownDisk> {
+    disks.iter().map(|disk| KnownDisk { id: disk.id, path: disk.path.clone() }).collect()
+}
+
+fn list(disks: &[KnownDisk]) -> String {
+    disks.iter().map(|disk| disk.path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn invalid(line: String) -> Error {
+    Error::new(ErrorKind::Invalid, line)
+}

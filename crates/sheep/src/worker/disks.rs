@@ -1,0 +1,145 @@
+//! The disks of a worker: which of them holds a fragment, and what is to be said where one is lost.
+//! A fragment never moves by itself: what lies on a lost disk is an I/O error until it is back.
+
+use crate::cluster::ShardPack;
+use crate::data::{Capacity, DiskState};
+use sheepdog_store::Disk;
+use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result};
+use std::path::{Path, PathBuf};
+
+/// One of them.
+pub struct Slot {
+    /// Which.
+    pub id: DiskId,
+    /// As PATH has it.
+    pub path: PathBuf,
+    /// Open, or why it was lost before it could be opened.
+    pub disk: Result<Disk, String>,
+}
+
+impl Slot {
+    /// Why the disk cannot be used, if it cannot.
+    fn lost(&self) -> Option<String> {
+        match &self.disk {
+            Ok(disk) => disk.failure(),
+            Err(why) => Some(why.clone()),
+        }
+    }
+
+    /// For a request that needs it.
+    fn error(&self) -> Error {
+        let why = self.lost().unwrap_or_default();
+        Error::new(ErrorKind::Io, format!("the disk {} is lost: {why}", self.path.display()))
+    }
+
+    /// Its state, but for the scrub's.
+    pub fn state(&self, nosync: bool) -> DiskState {
+        let lost = self.lost();
+        let open = self.disk.as_ref().ok();
+        let usage = open.filter(|_| lost.is_none()).map(Disk::usage).unwrap_or_default();
+        DiskState {
+            id: self.id,
+            path: self.path.clone(),
+            lost,
+            capacity: Capacity {
+                total: usage.used + usage.free,
+                used: usage.used,
+                free: usage.free,
+            },
+            checksum_errors: open.map_or(0, |disk| disk.stats().checksum_errors),
+            nosync,
+            scrub: Default::default(),
+        }
+    }
+}
+
+/// See the module.
+pub struct Disks {
+    slots: Vec<Slot>,
+    shards: ShardPack,
+    /// By position in the pack's list of disks, the position in `slots`.
+    order: Vec<usize>,
+    geometry: Geometry,
+}
+
+impl Disks {
+    /// # Errors
+    /// [`ErrorKind::Internal`] when a disk of the pack is not among them.
+    pub fn new(slots: Vec<Slot>, shards: ShardPack) -> Result<Self> {
+        let position = |id: &DiskId| slots.iter().position(|slot| slot.id == *id);
+        let order: Option<Vec<usize>> = shards.disks.iter().map(position).collect();
+        let order = order.ok_or_else(|| {
+            Error::new(ErrorKind::Internal, "the shard records name a disk this node has not")
+        })?;
+        let mut open = slots.iter().filter_map(|slot| slot.disk.as_ref().ok());
+        let geometry = open.next().map_or(Geometry::STANDARD, Disk::geometry);
+        if open.any(|disk| disk.geometry() != geometry) {
+            let what = "the disks of this node divide fragments differently";
+            return Err(Error::new(ErrorKind::Internal, what));
+        }
+        Ok(Self { slots, shards, order, geometry })
+    }
+
+    /// How fragments divide.
+    pub const fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// All of them.
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// Those that were opened, failed since or not.
+    pub fn open(&self) -> impl Iterator<Item = (&Path, &Disk)> {
+        self.slots.iter().filter_map(|slot| Some((slot.path.as_path(), slot.disk.as_ref().ok()?)))
+    }
+
+    fn slot(&self, fragment: FragmentId) -> Option<&Slot> {
+        self.slots.get(*self.order.get(self.shards.place(fragment))?)
+    }
+
+    /// The disk of a fragment.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it is lost.
+    pub fn of(&self, fragment: FragmentId) -> Result<&Disk> {
+        let Some(slot) = self.slot(fragment) else {
+            return Err(Error::new(ErrorKind::Internal, "a fragment without a disk"));
+        };
+        match &slot.disk {
+            Ok(disk) if !disk.is_failed() => Ok(disk),
+            _ => Err(slot.error()),
+        }
+    }
+
+    /// The first fragment of its lineage at or after `from`, below `end`, that may have been
+    /// written: on a lost disk nobody knows.
+    pub fn next_fragment(&self, from: FragmentId, end: u64) -> Option<FragmentId> {
+        let written = self.open().filter_map(|(_, disk)| disk.next_fragment(from)).min();
+        if self.slots.iter().all(|slot| slot.disk.is_ok()) {
+            return written;
+        }
+        let end = written.map_or(end, |id| id.number.min(end));
+        let unknown = (from.number..end)
+            .map(|number| FragmentId { number, ..from })
+            .find(|id| self.slot(*id).is_none_or(|slot| slot.disk.is_err()));
+        unknown.or(written)
+    }
+
+    /// Fragments of a lineage that were ever written, as far as the disks that are there know.
+    pub fn fragments(&self, lineage: LineageId) -> Vec<FragmentId> {
+        let mut all: Vec<_> = self.open().flat_map(|(_, disk)| disk.fragments(lineage)).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// # Errors
+    /// [`ErrorKind::Io`] that names a lost disk, if there is one.
+    pub fn none_lost(&self) -> Result<()> {
+        match self.slots.iter().find(|slot| slot.lost().is_some()) {
+            None => Ok(()),
+            Some(slot) => Err(slot.error()),
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! A node with several disks: fragments spread over them, one lost, all lost, lists that changed.
+
+use sheepdog_testkit::Server;
+use sheepdog_testkit::nbd::Client;
+use sheepdog_testkit::process::wait_until;
+use sheepdog_testkit::sheep::Sheep;
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const FRAGMENT: usize = 4 << 20;
+const FRAGMENTS: usize = 24;
+
+struct Node {
+    sheep: Sheep,
+    disks: Vec<PathBuf>,
+    home: tempfile::TempDir,
+}
+
+/// A formatted node on so many disks of its own.
+fn node(count: usize) -> Node {
+    let home = tempfile::tempdir().expect("directory");
+    let disks: Vec<PathBuf> = (0..count).map(|at| home.path().join(format!("disk{at}"))).collect();
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", "size=64M"]);
+    let mut node = Node {
+        disks,
+        home,
+        sheep: {
+            sheep.set_disks(&[]);
+            sheep
+        },
+    };
+    node.name_disks(|_| true);
+    node.sheep.start();
+    let _ = node.sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    node
+}
+
+impl Node {
+    fn name_disks(&mut self, keep: impl Fn(usize) -> bool) {
+        let disks = self.disks.iter().enumerate().filter(|(at, _)| keep(*at));
+        self.sheep.set_disks(&disks.map(|(_, disk)| disk.as_path()).collect::<Vec<_>>());
+    }
+
+    fn md_info(&self) -> serde_json::Value {
+        let info = self.sheep.dog().run(&["node", "md", "info", "--json"]).ok().text();
+        let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+        info["nodes"][0]["disks"].clone()
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(self.sheep.socket(), "disk").expect("connect")
+    }
+
+    /// Fragments that can be read, all with the right bytes.
+    fn readable(&self) -> Vec<usize> {
+        let mut client = self.client();
+        (0..FRAGMENTS)
+            .filter(|at| match client.read((at * FRAGMENT) as u64, FRAGMENT as u32) {
+                Ok(bytes) => {
+                    assert!(bytes == content(*at), "fragment {at} has other bytes");
+                    true
+                }
+                Err(error) => {
+                    assert_eq!(error.to_string(), "the server reports error 5");
+                    false
+                }
+            })
+            .collect()
+    }
+
+    fn refused(&mut self) -> String {
+        let (status, said) = self.sheep.try_start().expect_err("it must not start");
+        assert_eq!(status.code(), Some(1), "{said}");
+        said
+    }
+}
+
+fn content(at: usize) -> Vec<u8> {
+    let mut bytes = vec![at as u8 + 1; FRAGMENT];
+    bytes[..8].copy_from_slice(&(at as u64).to_le_bytes());
+    bytes
+}
+
+fn filled(count: usize) -> Node {
+    let node = node(count);
+    let _ = node.sheep.dog().run(&["vdi", "create", "disk", "96M"]).ok();
+    let mut client = node.client();
+    for at in 0..FRAGMENTS {
+        client.write((at * FRAGMENT) as u64, &content(at)).expect("write");
+    }
+    node
+}
+
+/// Another way of losing a disk than a failing one: it is not mounted.
+fn hide(disk: &Path) -> PathBuf {
+    let hidden = disk.with_extension("away");
+    fs::rename(disk, &hidden).expect("rename");
+    hidden
+}
+
+#[test]
+fn fragments_are_spread_and_one_lost_disk_takes_only_its_own() {
+    let mut node = filled(3);
+    let info = node.md_info();
+    for at in 0..3 {
+        let used = info[at]["used"].as_u64().expect("a number");
+        assert!(used > 2 * FRAGMENT as u64, "disk {at} holds its share: {info:#}");
+        assert_eq!(info[at]["path"], node.disks[at].to_str().expect("UTF-8"));
+    }
+    assert!(!node.sheep.store().join("data").exists(), "the store itself holds no data");
+    node.sheep.kill();
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+
+    let away = hide(&node.disks[1]);
+    let (mut all, mut lost) = (Vec::new(), 0);
+    // With the disk in the list and without it; an empty directory is a mount that is late.
+    for round in 0..3 {
+        if round == 2 {
+            fs::create_dir(&node.disks[1]).expect("mount point");
+        }
+        node.name_disks(|at| at != 1 || round != 1);
+        node.sheep.start();
+        all = node.readable();
+        lost = FRAGMENTS - all.len();
+        let info = node.md_info();
+        assert!(info[1]["lost"].as_str().is_some_and(|why| !why.is_empty()), "{info:#}");
+        assert!(info[0]["lost"].is_null() && info[2]["lost"].is_null(), "{info:#}");
+        let name = node.disks[1].to_str().expect("UTF-8");
+        let shown = node.sheep.dog().run(&["node", "md", "info"]).ok().text();
+        assert!(shown.contains(&format!("lost: {name}: ")), "{shown}");
+        let log = fs::read_to_string(node.sheep.store().join("sheep.log")).expect("the log");
+        assert!(log.contains(&format!("the disk {name} is lost: ")), "{log}");
+        // The rest goes on being written and read; VDIs come and go.
+        let mut client = node.client();
+        let at = all[0];
+        client.write((at * FRAGMENT) as u64, &content(at)).expect("a disk that is there");
+        let _ = node.sheep.dog().run(&["vdi", "create", "other", "8M"]).ok();
+        let _ = node.sheep.dog().run(&["vdi", "delete", "other"]).ok();
+        node.sheep.stop();
+        assert!(round != 2 || fs::read_dir(&node.disks[1]).expect("there").next().is_none());
+    }
+    assert!(lost > 2 && all.len() > 8, "{lost} lost, {} there", all.len());
+    fs::remove_dir(&node.disks[1]).expect("remove");
+    fs::rename(away, &node.disks[1]).expect("rename");
+    node.name_disks(|_| true);
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS, "it is back");
+    node.sheep.stop();
+}
+
+#[test]
+fn without_any_disk_the_node_is_a_gateway() {
+    let mut node = filled(2);
+    node.sheep.stop();
+    let away: Vec<PathBuf> = node.disks.iter().map(|disk| hide(disk)).collect();
+    node.sheep.start();
+    assert!(node.readable().is_empty());
+    let nodes = node.sheep.dog().run(&["node", "list", "-r"]).ok().text();
+    assert_eq!(nodes.split(' ').nth(2), Some("0"), "a gateway has no weight: {nodes}");
+    let info = node.sheep.dog().run(&["cluster", "info"]).ok().text();
+    assert!(info.contains(":0]"), "{info}");
+    let listed = node.sheep.dog().run(&["vdi", "list", "-r"]).ok().text();
+    assert!(listed.contains(" disk "), "what the registry knows is there: {listed}");
+    node.sheep.stop();
+    for (from, to) in away.iter().zip(&node.disks) {
+        fs::rename(from, to).expect("rename");
+    }
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    let nodes = node.sheep.dog().run(&["node", "list", "-r"]).ok().text();
+    assert_eq!(nodes.split(' ').nth(2), Some("128"), "{nodes}");
+    node.sheep.stop();
+}
+
+#[test]
+fn a_changed_list_is_refused_and_nothing_is_touched() {
+    let mut node = filled(2);
+    node.sheep.stop();
+    let names: Vec<String> = node.disks.iter().map(|disk| disk.display().to_string()).collect();
+    node.name_disks(|at| at == 0);
+    let said = node.refused();
+    assert!(said.contains(&format!("{} is missing from PATH", names[1])), "{said}");
+    node.name_disks(|_| false);
+    let said = node.refused();
+    assert!(said.contains(&format!("{} is missing from PATH", names[0])), "{said}");
+
+    let third = node.home.path().join("third");
+    let disks: Vec<&Path> = node.disks.iter().chain([&third]).map(PathBuf::as_path).collect();
+    node.sheep.set_disks(&disks);
+    let said = node.refused();
+    assert!(said.contains(&format!("{} is not a disk of the store", third.display())), "{said}");
+    assert!(!third.exists(), "nothing was made");
+
+    // Swapped mounts are found by what is on them.
+    let (a, b) = (node.disks[0].clone(), node.disks[1].clone());
+    let away = hide(&a);
+    fs::rename(&b, &a).expect("rename");
+    fs::rename(&away, &b).expect("rename");
+    node.name_disks(|_| true);
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+
+    // A disk of this node is not taken by another one, nor started as a store.
+    let mut other = Sheep::at(&node.home.path().join("other/store"), &[]);
+    fs::create_dir(node.home.path().join("other")).expect("directory");
+    other.set_disks(&[&a]);
+    let (_, said) = other.try_start().expect_err("it is somebody's");
+    assert!(said.contains("is a disk of another node and holds data"), "{said}");
+    let mut alone = Sheep::at(&a, &[]);
+    let (_, said) = alone.try_start().expect_err("it is somebody's");
+    assert!(said.contains("is a disk of another store"), "{said}");
+    // And a store is not taken as a disk.
+    let store = node.sheep.store().to_owned();
+    other.set_disks(&[&store]);
+    let (_, said) = other.try_start().expect_err("it is a store");
+    assert!(said.contains("is a store of its own"), "{said}");
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+}
+
+#[test]
+fn a_damaged_disk_is_lost_and_the_others_serve() {
+    let mut node = filled(2);
+    node.sheep.stop();
+    let data = fs::File::options().read(true).write(true).open(node.disks[1].join("data"));
+    let data = data.expect("open");
+    let mut good = vec![0; 1 << 20];
+    data.read_exact_at(&mut good, 0).expect("read");
+    data.write_all_at(&vec![0; 1 << 20], 0).expect("damage it");
+    node.sheep.start();
+    let left = node.readable();
+    assert!(!left.is_empty() && left.len() < FRAGMENTS);
+    let info = node.md_info();
+    assert!(info[1]["lost"].is_string(), "{info:#}");
+    node.sheep.stop();
+    data.write_all_at(&good, 0).expect("mend it");
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+}
+
+#[test]
+fn before_the_format_any_list_will_do() {
+    let mut node = node(1);
+    let home = node.home.path().to_owned();
+    let mut sheep = Sheep::at(&home.join("new/store"), &["-j", "size=64M"]);
+    fs::create_dir(home.join("new")).expect("directory");
+    let disks: Vec<PathBuf> = (0..2).map(|at| home.join(format!("new/d{at}"))).collect();
+    let all: Vec<&Path> = disks.iter().map(PathBuf::as_path).collect();
+    for list in [&[][..], &all[..], &all[..1], &[], &all[1..], &all[..]] {
+        sheep.set_disks(list);
+        sheep.start();
+        let info = sheep.dog().run(&["node", "list", "--json"]).ok().text();
+        let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+        let disks = info["nodes"][0]["disks"].as_array().map(Vec::len);
+        assert_eq!(disks, Some(list.len().max(1)), "{info}");
+        sheep.stop();
+    }
+    assert!(!sheep.store().join("data").exists());
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    sheep.kill();
+    sheep.start();
+    let read = sheep.dog().run(&["vdi", "read", "v"]).ok();
+    assert!(read.stdout == [5; 16 << 20]);
+    sheep.stop();
+    node.sheep.stop();
+    wait_until("it is gone", || !node.sheep.socket().exists());
+}
