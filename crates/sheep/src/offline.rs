@@ -1,4 +1,4 @@
-//! `sheep store list|check|export`: a store looked at without a cluster, while no sheep uses it.
+//! `sheep store list|check|export`: stores looked at without a cluster, while no sheep uses them.
 //! Reads only; works on a copy, on a read-only mount and, as far as it goes, on a damaged disk.
 
 mod check;
@@ -6,15 +6,17 @@ mod export;
 mod list;
 mod words;
 
+use crate::cluster::Identity;
 use crate::node::table_copy;
 use crate::process::{say, told};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sheepdog_store::offline::{Found, OfflineStore};
-use sheepdog_types::{Error, ErrorKind, LineageId, Result, Vid};
+use sheepdog_types::{Error, ErrorKind, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::table::Table;
+use sheepdog_volume::table_copy::TableCopy;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use words::{Verb, Words};
 
@@ -46,7 +48,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let mut looked = match Looked::at(&words.dir) {
+    let mut looked = match Looked::at(&words.dirs) {
         Ok(looked) => looked,
         Err(error) => {
             say(&format!("{}\n", told(&error)));
@@ -70,25 +72,98 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// An opened store with what is known of its VDIs.
+/// The opened stores of a node with what is known of its VDIs.
 struct Looked {
+    stores: Vec<LookedStore>,
+    /// The newest copy of the VDI table, or why there is none.
+    table: Result<Table>,
+    /// Disks of the node that were not named, a line each.
+    missing: Vec<String>,
+}
+
+struct LookedStore {
     dir: PathBuf,
     store: OfflineStore,
     found: Found,
-    /// The copy of the VDI table, or why there is none.
-    table: Result<Table>,
 }
 
 impl Looked {
-    fn at(dir: &Path) -> Result<Self> {
-        let (store, found) = OfflineStore::open(dir)?;
-        let table = table_copy::read(dir).and_then(|copy| copy.table());
-        Ok(Self { dir: dir.to_owned(), store, found, table })
+    fn at(dirs: &[PathBuf]) -> Result<Self> {
+        let (mut stores, mut nodes, mut disks) = (Vec::new(), Vec::new(), Vec::new());
+        let mut missing = Vec::new();
+        let mut table: Option<Result<TableCopy>> = None;
+        for dir in dirs {
+            let newer = |copy: &TableCopy| match &table {
+                Some(Ok(other)) => copy.revision > other.revision,
+                _ => true,
+            };
+            match table_copy::read(dir) {
+                Ok(copy) if newer(&copy) => table = Some(Ok(copy)),
+                Ok(_) => {}
+                // A damaged one matters more than one that was never there.
+                Err(error) => match &table {
+                    None => table = Some(Err(error)),
+                    Some(Err(other)) if other.kind() == ErrorKind::NotFound => {
+                        table = Some(Err(error));
+                    }
+                    Some(_) => {}
+                },
+            }
+            // A damaged identity does not keep anybody from looking at the rest.
+            match Identity::read(dir).ok().flatten() {
+                Some(identity) if !identity.disks.is_empty() => {
+                    nodes.push(identity);
+                    continue;
+                }
+                Some(identity) => disks.push(identity),
+                None => {}
+            }
+            match OfflineStore::open(dir) {
+                Ok((store, found)) => stores.push(LookedStore { dir: dir.clone(), store, found }),
+                // Of several the others are looked at.
+                Err(error) if dirs.len() > 1 && error.kind() != ErrorKind::Locked => {
+                    missing.push(told(&error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for known in nodes.iter().flat_map(|node| &node.disks) {
+            if disks.iter().all(|disk| disk.disk != known.id) {
+                missing.push(format!("disk {}, last seen at {}", known.id, known.path.display()));
+            }
+        }
+        let orphan = |disk: &Identity| {
+            disk.node.is_some_and(|node| nodes.iter().all(|known| known.disk != node))
+        };
+        if disks.iter().any(orphan) {
+            missing.push(
+                "other disks of the node, if it has more: its store was not named".to_owned(),
+            );
+        }
+        if stores.is_empty() {
+            let listed: Vec<_> =
+                nodes.iter().flat_map(|n| &n.disks).map(|d| d.path.display().to_string()).collect();
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the data of this store is on its disks: name them too ({})",
+                    listed.join(", ")
+                ),
+            ));
+        }
+        let table = table.unwrap_or_else(|| Err(ErrorKind::NotFound.into()));
+        Ok(Self { stores, table: table.and_then(|copy| copy.table()), missing })
     }
 
     /// Damage that is known without looking at any block, a line each.
     fn damage(&self) -> Vec<String> {
-        let mut lines = self.found.damage.clone();
+        let mut lines: Vec<String> = Vec::new();
+        for LookedStore { dir, found, .. } in &self.stores {
+            let several = self.stores.len() > 1;
+            lines.extend(found.damage.iter().map(|line| {
+                if several { format!("{}: {line}", dir.display()) } else { line.clone() }
+            }));
+        }
         match &self.table {
             // A store that never belonged to a formatted cluster has none, and needs none.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -96,6 +171,14 @@ impl Looked {
             Ok(_) => {}
         }
         lines
+    }
+
+    /// How fragments divide.
+    fn geometry(&self) -> Geometry {
+        // There is at least one.
+        self.stores
+            .first()
+            .map_or(Geometry::STANDARD, |one| one.store.store().superblock().geometry)
     }
 
     /// Whose blocks a vid's are, for people.

@@ -1,12 +1,14 @@
 //! A node with several disks: fragments spread over them, one lost, all lost, lists that changed.
 
 use sheepdog_testkit::Server;
+use sheepdog_testkit::bins::bin;
 use sheepdog_testkit::nbd::Client;
-use sheepdog_testkit::process::wait_until;
+use sheepdog_testkit::process::{run, wait_until};
 use sheepdog_testkit::sheep::Sheep;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const FRAGMENT: usize = 4 << 20;
 const FRAGMENTS: usize = 24;
@@ -242,6 +244,45 @@ fn a_damaged_disk_is_lost_and_the_others_serve() {
     node.sheep.start();
     assert_eq!(node.readable().len(), FRAGMENTS);
     node.sheep.stop();
+}
+
+#[test]
+fn a_vdi_is_saved_from_the_disks_that_are_left() {
+    let mut node = filled(2);
+    node.sheep.kill();
+    let offline = |words: &[&str]| run(Command::new(bin("sheep")).arg("store").args(words), b"");
+    let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
+    let (store, a, b) = (path(node.sheep.store()), path(&node.disks[0]), path(&node.disks[1]));
+    let image = path(&node.home.path().join("image"));
+    let all = format!("{store},{a},{b}");
+    let whole: Vec<u8> = (0..FRAGMENTS).flat_map(content).collect();
+    let saved = offline(&["export", &all, "disk", &image]).ok();
+    assert_eq!((saved.text().as_str(), saved.stderr.as_str()), ("", ""));
+    assert!(fs::read(&image).expect("the image") == whole);
+    let list = offline(&["list", &all]).ok().text();
+    assert!(list.contains(&format!(" {} ", FRAGMENT * FRAGMENTS)), "{list}");
+    let checked = offline(&["check", &all]).ok().text();
+    assert!(checked.contains("24576 blocks of 24 fragments read: nothing is wrong"), "{checked}");
+    // One disk alone, with and without the store that knows of the other.
+    for (names, says) in [(a.clone(), "other disks"), (format!("{store},{a}"), b.as_str())] {
+        let part = offline(&["export", &names, "disk", &image, "--force"]);
+        assert_eq!(part.code, 1);
+        assert!(
+            part.stderr.starts_with("missing: ") && part.stderr.contains(says),
+            "{}",
+            part.stderr
+        );
+        let part = fs::read(&image).expect("the image");
+        let there = (0..FRAGMENTS).filter(|at| {
+            let bytes = &part[at * FRAGMENT..(at + 1) * FRAGMENT];
+            assert!(bytes == content(*at) || bytes.iter().all(|byte| *byte == 0));
+            bytes == content(*at)
+        });
+        assert!((1..FRAGMENTS).contains(&there.count()));
+    }
+    let none = offline(&["list", &store]);
+    assert_eq!(none.code, 2);
+    assert!(none.stderr.contains(&format!("name them too ({a}, {b})")), "{}", none.stderr);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `sheep store check`: every block of every vid is read and compared with its checksum.
 
-use super::{Looked, bar, print};
+use super::{Looked, LookedStore, bar, print};
 use serde_json::json;
 use sheepdog_storelog::{Answer, BlockKind, Command};
 use sheepdog_types::{BLOCK_SIZE, FragmentId, Result, Vid};
@@ -18,34 +18,36 @@ struct Bad {
 /// Reads everything; whether all is well.
 pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
     let mut lines = looked.damage();
-    let fragments: Vec<FragmentId> = {
-        let store = looked.store.store();
-        store.lineages().into_iter().flat_map(|lineage| store.fragments(lineage)).collect()
-    };
-    let bar = bar(looked.store.store().usage().used);
-    let (mut bad, mut blocks_read) = (Vec::new(), 0);
-    for id in &fragments {
-        match vids(looked, *id) {
-            Ok(vids) => {
-                for vid in vids {
-                    blocks_read += check_vid(looked, *id, vid, &mut bad)?;
-                    bar.set_position(blocks_read * BLOCK_SIZE as u64);
+    let (mut bad, mut fragments, mut blocks_read) = (Vec::new(), 0, 0);
+    let bar = bar(looked.stores.iter().map(|one| one.store.store().usage().used).sum());
+    for one in &mut looked.stores {
+        let store = one.store.store();
+        let all: Vec<FragmentId> =
+            store.lineages().into_iter().flat_map(|lineage| store.fragments(lineage)).collect();
+        fragments += all.len();
+        for id in all {
+            match vids(one, id) {
+                Ok(vids) => {
+                    for vid in vids {
+                        blocks_read += check_vid(one, id, vid, &mut bad)?;
+                        bar.set_position(blocks_read * BLOCK_SIZE as u64);
+                    }
                 }
+                // Whose it was cannot be told any more; the lineage can.
+                Err(error) => lines.push(format!("{}: nothing of it can be read", error.full())),
             }
-            // Whose it was cannot be told any more; the lineage can.
-            Err(error) => lines.push(format!("{}: nothing of it can be read", error.full())),
+        }
+        if let Err(books) = one.store.store().self_check() {
+            lines.push(format!("{}: the books of space: {books}", one.dir.display()));
         }
     }
-    if let Err(books) = looked.store.store().self_check() {
-        lines.push(format!("the books of space: {books}"));
-    }
     bar.finish_and_clear();
-    report(looked, &lines, &bad, fragments.len(), blocks_read, json);
+    report(looked, &lines, &bad, fragments, blocks_read, json);
     Ok(lines.is_empty() && bad.is_empty())
 }
 
 /// The vids that own anything in a fragment.
-fn vids(looked: &mut Looked, fragment: FragmentId) -> Result<Vec<Vid>> {
+fn vids(looked: &mut LookedStore, fragment: FragmentId) -> Result<Vec<Vid>> {
     // Asking for its map brings the fragment's page to memory.
     looked.store.ask(Command::Map { fragment, path: [].into(), start: 0, count: 1 })?;
     Ok(looked.store.store().vids(fragment))
@@ -53,7 +55,7 @@ fn vids(looked: &mut Looked, fragment: FragmentId) -> Result<Vec<Vid>> {
 
 /// Reads all blocks of a vid in a fragment; how many there are.
 fn check_vid(
-    looked: &mut Looked,
+    looked: &mut LookedStore,
     fragment: FragmentId,
     vid: Vid,
     bad: &mut Vec<Bad>,
@@ -102,13 +104,14 @@ fn report(
     blocks: u64,
     as_json: bool,
 ) {
-    let geometry = looked.store.store().superblock().geometry;
+    let geometry = looked.geometry();
     let place = |bad: &Bad| {
         let from = bad.fragment.number * geometry.fragment_bytes()
             + u64::from(bad.first) * BLOCK_SIZE as u64;
         (from, u64::from(bad.blocks) * BLOCK_SIZE as u64)
     };
     let good = lines.is_empty() && bad.is_empty();
+    let torn_tail = looked.stores.iter().any(|one| one.found.report.torn_tail);
     if as_json {
         let bad: Vec<_> = bad
             .iter()
@@ -121,9 +124,11 @@ fn report(
                 })
             })
             .collect();
+        let stores: Vec<_> =
+            looked.stores.iter().map(|one| one.dir.to_string_lossy().into_owned()).collect();
         let all = json!({
-            "store": looked.dir.to_string_lossy(), "good": good, "fragments": fragments,
-            "blocks": blocks, "torn_tail": looked.found.report.torn_tail,
+            "stores": stores, "good": good, "fragments": fragments,
+            "blocks": blocks, "torn_tail": torn_tail,
             "damage": lines, "bad_blocks": bad,
         });
         return print(&format!("{all:#}\n"));
@@ -137,7 +142,7 @@ fn report(
         let owner = looked.owner(bad.fragment.lineage, bad.vid);
         let _ = writeln!(text, "bad blocks: {owner}: {len} bytes at {offset}: {}", bad.why);
     }
-    if looked.found.report.torn_tail {
+    if torn_tail {
         let _ = writeln!(text, "note: the log ends with a write that was never acknowledged");
     }
     let verdict = if good { "nothing is wrong" } else { "damaged" };

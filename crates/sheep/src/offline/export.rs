@@ -36,21 +36,26 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
     })?;
     out.set_len(record.size).map_err(failed)?;
     let mut image = Image { out, size: record.size, written: 0, lost: Vec::new() };
-    let geometry = looked.store.store().superblock().geometry;
+    let geometry = looked.geometry();
     let count = geometry.blocks_per_fragment();
     let wanted = |id: &FragmentId| id.number * geometry.fragment_bytes() < record.size;
-    let fragments: Vec<FragmentId> =
-        looked.store.store().fragments(record.lineage).filter(wanted).collect();
+    let mut fragments: Vec<(FragmentId, usize)> = Vec::new();
+    for (at, one) in looked.stores.iter().enumerate() {
+        let here = one.store.store().fragments(record.lineage).filter(wanted);
+        fragments.extend(here.map(|id| (id, at)));
+    }
+    fragments.sort_unstable();
     let bar = bar(fragments.len() as u64 * geometry.fragment_bytes());
-    for fragment in fragments {
+    for (fragment, from) in fragments {
+        let store = &mut looked.stores[from].store;
         let at = fragment.number * geometry.fragment_bytes();
         let read = |start, count| Command::Read { fragment, path: path.clone(), start, count };
-        match looked.store.ask(read(0, count)) {
+        match store.ask(read(0, count)) {
             Ok(Answer::Data(pieces)) => image.put(at, &pieces).map_err(failed)?,
             _ => {
                 for block in 0..count {
                     let at = at + u64::from(block) * BLOCK_SIZE as u64;
-                    match looked.store.ask(read(block, 1)) {
+                    match store.ask(read(block, 1)) {
                         Ok(Answer::Data(pieces)) => image.put(at, &pieces).map_err(failed)?,
                         Ok(_) => {}
                         Err(error) => image.lose(at, error.full()),
@@ -64,7 +69,7 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
     bar.finish_and_clear();
     // A part of the index that is gone may have named more of this VDI.
     let damage = looked.damage();
-    let whole = image.lost.is_empty() && damage.is_empty();
+    let whole = image.lost.is_empty() && damage.is_empty() && looked.missing.is_empty();
     if json {
         let lost: Vec<_> = image
             .lost
@@ -73,10 +78,13 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
             .collect();
         let all = json!({
             "vdi": vdi, "size": record.size, "written": image.written, "whole": whole,
-            "lost": lost, "damage": damage,
+            "lost": lost, "missing": looked.missing, "damage": damage,
         });
         print(&format!("{all:#}\n"));
     } else {
+        for line in &looked.missing {
+            say(&format!("missing: {line}: what lies there is left as zeros\n"));
+        }
         for line in &damage {
             say(&format!("damage: {line}\n"));
         }

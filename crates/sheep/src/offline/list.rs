@@ -12,10 +12,10 @@ pub fn run(looked: &Looked, json: bool) -> Result<bool> {
     let mut entries = Vec::new();
     for record in table.visible().chain(table.hidden()) {
         // What needs a page to be read is not worth the time here.
-        let stored = looked.store.store().owner_summaries(record.lineage, record.vid).ok();
-        let here = stored.map(|fragments| {
-            let blocks = fragments.iter().map(|(_, owner)| u64::from(owner.stored_blocks));
-            blocks.sum::<u64>() * BLOCK_SIZE as u64
+        let here = looked.stores.iter().try_fold(0, |sum, looked| {
+            let stored = looked.store.store().owner_summaries(record.lineage, record.vid).ok()?;
+            let blocks = stored.iter().map(|(_, owner)| u64::from(owner.stored_blocks));
+            Some(sum + blocks.sum::<u64>() * BLOCK_SIZE as u64)
         });
         if json {
             entries.push(serde_json::json!({
@@ -40,10 +40,13 @@ pub fn run(looked: &Looked, json: bool) -> Result<bool> {
         );
     }
     if json {
-        let all = serde_json::json!({ "vdis": entries, "damage": looked.damage() });
+        let all = serde_json::json!({ "vdis": entries, "missing": looked.missing, "damage": looked.damage() });
         text = format!("{all:#}\n");
     } else {
         text.insert_str(0, "vid               size     stored here state      name\n");
+        for line in &looked.missing {
+            let _ = writeln!(text, "missing: {line}");
+        }
         for line in looked.damage() {
             let _ = writeln!(text, "damage: {line}");
         }

@@ -1,13 +1,16 @@
 //! The command line of `sheep store`.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 pub const USAGE: &str = "\
-Usage: sheep store list DIR [--json]
-       sheep store check DIR [--json]
-       sheep store export DIR VDI[@TAG] FILE [--force] [--json]
-Looks at the store in DIR while no sheep uses it, and never writes to it.
+Usage: sheep store list DIR[,DIR...] [--json]
+       sheep store check DIR[,DIR...] [--json]
+       sheep store export DIR[,DIR...] VDI[@TAG] FILE [--force] [--json]
+Looks at the store in DIR while no sheep uses it, and never writes to it. For a
+node with several disks name the store and its disks, as for sheep itself, or
+those disks that are left.
   list      its VDIs, and what of them lies here
   check     reads every block and says what is wrong, where, and whose it is
   export    saves what lies here of a VDI or snapshot as a raw image
@@ -24,7 +27,7 @@ pub enum Verb {
 
 pub struct Words {
     pub verb: Verb,
-    pub dir: PathBuf,
+    pub dirs: Vec<PathBuf>,
     pub json: bool,
 }
 
@@ -53,6 +56,14 @@ impl Words {
             }
             _ => return Err("Please say what to do with which store".to_owned()),
         };
-        Ok(Some(Self { verb, dir: dir.into(), json }))
+        let dirs: Vec<PathBuf> = dir
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .map(|part| OsStr::from_bytes(part).into())
+            .collect();
+        if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
+            return Err("A directory's name is empty".to_owned());
+        }
+        Ok(Some(Self { verb, dirs, json }))
     }
 }
