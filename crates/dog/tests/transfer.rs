@@ -2,7 +2,7 @@
 
 mod fake;
 
-use fake::{FakeSheep, dog_command, run};
+use fake::{FakeSheep, Run, dog_command, run};
 use sheepdog_types::ErrorKind;
 use sheepdog_wire::Request;
 use std::ffi::OsStr;
@@ -352,13 +352,13 @@ fn standard_input_can_be_imported() {
     assert_eq!(sheep.state().vdis.len(), 2);
     // A file on stdin has a size of its own.
     fs::write(place.path("file"), b"from a file").expect("written");
-    let status = dog_command()
+    let output = dog_command()
         .args(["vdi", "import", "y", "-"])
         .env("SHEEPDOG_DOG_PORT", sheep.port.to_string())
         .stdin(File::open(place.path("file")).expect("file"))
-        .status()
+        .output()
         .expect("runs");
-    assert!(status.success());
+    Run::from(output).is_silent();
     assert_eq!(sheep.state().bytes("y"), b"from a file");
 }
 

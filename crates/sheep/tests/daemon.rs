@@ -1,8 +1,8 @@
 //! Starts and stops of real processes: what a start says when it fails, with which code, and what
 //! is left when a sheep is gone.
 
+use sheepdog_testkit::process::Process;
 use std::fs;
-use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -85,8 +85,10 @@ impl Place {
     fn daemon(&self) -> Daemon<'_> {
         let output = self.run(&[]);
         assert!(output.status.success(), "{output:?}");
-        assert!(output.stdout.is_empty() && output.stderr.is_empty());
-        Daemon { place: self, pid: self.pid() }
+        // Taken charge of before anything else can fail.
+        let daemon = Daemon { place: self, pid: self.pid() };
+        assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
+        daemon
     }
 }
 
@@ -349,27 +351,21 @@ fn in_the_foreground_the_service_manager_is_told() {
     let notify = place.dir.path().join("notify");
     let manager = UnixDatagram::bind(&notify).expect("bind");
     manager.set_read_timeout(Some(Duration::from_secs(30))).expect("timeout");
-    let mut child = place
-        .command(&["-f", "-l", "dst=stdout"])
-        .env("NOTIFY_SOCKET", &notify)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("spawn");
+    let out = place.dir.path().join("out");
+    let mut command = place.command(&["-f", "-l", "dst=stdout"]);
+    let mut sheep = Process::spawn("sheep", command.env("NOTIFY_SOCKET", &notify), &out);
     let told = || {
         let mut buffer = [0; 4096];
         let n = manager.recv(&mut buffer).expect("told");
         String::from_utf8_lossy(&buffer[..n]).into_owned()
     };
     assert!(told().contains("READY=1"));
-    assert_eq!(place.pid(), i32::try_from(child.id()).expect("pid"));
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signal");
+    assert_eq!(place.pid(), i32::try_from(sheep.pid()).expect("pid"));
+    sheep.signal(rustix::process::Signal::INT);
     assert!(told().contains("STOPPING=1"));
     // Once more changes nothing.
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    assert!(child.wait().expect("wait").success());
-    let mut text = String::new();
-    child.stdout.take().expect("stdout").read_to_string(&mut text).expect("read");
+    assert!(sheep.terminate().success());
+    let text = fs::read_to_string(out).expect("its output");
     assert!(text.lines().last().expect("lines").ends_with(" shutdown"), "{text}");
     assert!(!place.store().join("sheep.log").exists());
 }

@@ -275,8 +275,11 @@ fn write(
         let some = &rest[..rest.len().min(SEGMENTS_MAX)];
         match rustix::io::pwritev2(areas.file(area), some, at, flags) {
             Ok(n) => {
-                let n =
-                    if n == some.iter().map(|s| s.len()).sum() { n } else { areas.resume_at(n) };
+                let n = if n == some.iter().map(|s| s.len()).sum::<usize>() {
+                    n
+                } else {
+                    areas.resume_at(n)
+                };
                 if n == 0 {
                     return Err(io::ErrorKind::WriteZero.into());
                 }

@@ -1,7 +1,8 @@
 //! Where our own programs are: beside the running one, built when they are not up to date.
 
+use crate::shown;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 /// Names the directory of ready-built `sheep` and `dog`; without it they are built on first use.
@@ -74,14 +75,21 @@ pub fn bin(name: &str) -> PathBuf {
 #[must_use]
 pub fn build(profile: &str) -> PathBuf {
     let target = target_dir();
+    // Into a file, as whatever cargo starts may stay longer than it does.
+    let log = tempfile::NamedTempFile::new().expect("a log");
+    let out = || log.reopen().expect("open the log");
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
         .args(["build", "--quiet", "--bins", "--profile", profile])
         .args(["-p", "sheepdog-sheep", "-p", "sheepdog-dog"])
         .arg("--target-dir")
         .arg(&target)
+        .stdin(Stdio::null())
+        .stdout(out())
+        .stderr(out())
         .status()
         .expect("start cargo");
-    assert!(status.success(), "cargo build of sheep and dog failed");
+    let said = shown::file(log.path(), 0);
+    assert!(status.success(), "cargo build of sheep and dog failed\n{said}");
     target.join(if profile == "dev" { "debug" } else { profile })
 }

@@ -17,6 +17,7 @@ pub mod process;
 pub mod qemu_nbd;
 pub mod rng;
 pub mod sheep;
+pub mod shown;
 pub mod stamp;
 pub mod tools;
 pub mod verify;

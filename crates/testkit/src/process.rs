@@ -1,9 +1,11 @@
 //! Child processes that never outlive their owner: killed by pid when dropped, and by the kernel
 //! should the owner die first.
 
+use crate::shown;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal, prlimit,
+    set_parent_process_death_signal,
 };
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,19 +36,34 @@ impl Process {
     /// When it cannot be started.
     #[must_use]
     pub fn spawn(name: &str, command: &mut Command, log: &Path) -> Self {
-        let out = File::options().create(true).append(true).open(log);
-        let out = out.unwrap_or_else(|e| panic!("{}: {e}", log.display()));
-        command.stdin(Stdio::null()).stdout(out.try_clone().expect("dup")).stderr(out);
-        Self::spawn_as_is(name, command, log)
+        Self::spawn_with_input(name, command, Stdio::null(), log)
     }
 
-    /// Starts `command` with its streams as they are set; `log` is only shown when something goes
-    /// wrong.
+    /// The same with an input.
     ///
     /// # Panics
-    /// When it cannot be started.
+    /// As [`Process::spawn`].
     #[must_use]
-    pub fn spawn_as_is(name: &str, command: &mut Command, log: &Path) -> Self {
+    pub fn spawn_with_input(name: &str, command: &mut Command, input: Stdio, log: &Path) -> Self {
+        let out = open_log(log);
+        command.stdin(input).stdout(out.try_clone().expect("dup")).stderr(out);
+        Self::start(name, command, log)
+    }
+
+    /// Starts `command` with no input, with its standard output for the caller to read and only
+    /// the rest appended to `log`.
+    ///
+    /// # Panics
+    /// As [`Process::spawn`].
+    #[must_use]
+    pub fn spawn_heard(name: &str, command: &mut Command, log: &Path) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(open_log(log));
+        Self::start(name, command, log)
+    }
+
+    // Private, so that no child gets our own streams: one that outlives its test would keep them
+    // open and could fill the memory of whoever reads them.
+    fn start(name: &str, command: &mut Command, log: &Path) -> Self {
         die_with_parent(command);
         let child = command.spawn().unwrap_or_else(|e| panic!("start {name}: {e}"));
         let pid = Pid::from_child(&child);
@@ -75,6 +92,17 @@ impl Process {
     pub fn signal(&self, signal: Signal) {
         // ESRCH: it has ended, which whoever waits for it will learn.
         let _ = pidfd_send_signal(&self.pidfd, signal);
+    }
+
+    /// The kernel kills it when it makes a file larger than this, its log included. For programs
+    /// that have no business with large files and may go mad.
+    ///
+    /// # Panics
+    /// When the limit is refused.
+    pub fn limit_files(&self, bytes: u64) {
+        let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+        let pid = Pid::from_child(&self.child);
+        prlimit(Some(pid), Resource::Fsize, limit).expect("limit the size of files");
     }
 
     /// kill -9, and reap.
@@ -121,10 +149,10 @@ impl Process {
         self.ended.is_none()
     }
 
-    /// All that it printed so far.
+    /// What its log holds so far, shortened if that is much.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
+        shown::file(&self.log, 0)
     }
 }
 
@@ -245,8 +273,8 @@ impl Ended {
             0,
             "{} failed\n--- stdout:\n{}\n--- stderr:\n{}",
             self.command,
-            self.text(),
-            self.stderr
+            shown::bytes(&self.stdout),
+            shown::bytes(self.stderr.as_bytes())
         );
         self
     }
@@ -286,6 +314,11 @@ pub fn run(command: &mut Command, input: &[u8]) -> Ended {
 #[must_use]
 pub fn code_of(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(-1)
+}
+
+fn open_log(log: &Path) -> File {
+    let out = File::options().create(true).append(true).open(log);
+    out.unwrap_or_else(|e| panic!("{}: {e}", log.display()))
 }
 
 fn die_with_parent(command: &mut Command) {

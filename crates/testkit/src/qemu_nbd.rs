@@ -4,7 +4,6 @@
 use crate::Server;
 use crate::process::Process;
 use crate::tools::find;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -72,12 +71,9 @@ impl Server for QemuNbd {
             .arg(&self.image)
             .env("LISTEN_FDS", "1");
         let log = self.image.with_extension("log");
-        let out = File::create(&log).expect("create the log");
-        command
-            .stdin(Stdio::from(OwnedFd::from(listener)))
-            .stdout(out.try_clone().expect("dup"))
-            .stderr(out);
-        self.process = Some(Process::spawn_as_is("qemu-nbd", &mut command, &log));
+        let input = Stdio::from(OwnedFd::from(listener));
+        let process = Process::spawn_with_input("qemu-nbd", &mut command, input, &log);
+        self.process = Some(process);
     }
 
     fn process(&mut self) -> &mut Option<Process> {

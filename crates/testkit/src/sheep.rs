@@ -5,6 +5,7 @@ use crate::bins::bin;
 use crate::dog::Dog;
 use crate::process::{PATIENCE, Process, wait_readable};
 use crate::rng::Rng;
+use crate::shown;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
@@ -138,7 +139,7 @@ impl Sheep {
         let mut command = self.command();
         command.env("NOTIFY_SOCKET", &path);
         let log = self.log_file();
-        let before = self.log().len();
+        let before = std::fs::metadata(&log).map_or(0, |m| m.len());
         let mut process = Process::spawn("sheep", &mut command, &log);
         let mut message = [0; 4096];
         loop {
@@ -153,7 +154,7 @@ impl Sheep {
                 }
                 Some(_) => {
                     let status = process.wait(PATIENCE);
-                    return Err((status, self.log().split_off(before)));
+                    return Err((status, shown::file(&log, before)));
                 }
                 None => panic!("sheep does not become ready; it said:\n{}", process.log()),
             }
@@ -212,10 +213,10 @@ impl Sheep {
         assert!(status.success(), "sheep: {status}\n{}", process.log());
     }
 
-    /// Everything it printed so far, all starts together.
+    /// What it printed so far, all starts together, shortened if that is much.
     #[must_use]
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
+        shown::file(&self.log_file(), 0)
     }
 }
 

@@ -133,9 +133,9 @@ fn nor_does_it_through_another_door() {
     for round in 0..12u8 {
         let (original, resend) = (vec![2 * round + 101; 1 << 20], vec![2 * round + 102; BLOCK]);
         let mut command = dog.command();
-        command.args(["vdi", "write", "disk", "0", "8M"]).stdin(Stdio::piped());
+        command.args(["vdi", "write", "disk", "0", "8M"]);
         let log = tempfile::NamedTempFile::new().expect("a log");
-        let mut write = Process::spawn_as_is("dog", &mut command, log.path());
+        let mut write = Process::spawn_with_input("dog", &mut command, Stdio::piped(), log.path());
         let mut input = write.child().stdin.take().expect("piped");
         // It is connected when its first data is there.
         input.write_all(&original).expect("feed");

@@ -9,6 +9,7 @@ use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::{Sheep, free_port};
 use sheepdog_testkit::tools::command;
 use std::io::Write;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const MIB: u64 = 1 << 20;
@@ -19,6 +20,15 @@ const ENOSPC: u32 = 28;
 
 fn open(sheep: &Sheep, export: &str) -> Client {
     Client::connect(sheep.socket(), export).unwrap_or_else(|e| panic!("{export:?}: {e}"))
+}
+
+/// Does something when it goes, also when that is because of a panic.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// The fields of a VDI's raw line.
@@ -240,11 +250,14 @@ fn a_deletion_races_with_clients_and_leaves_nothing() {
                 })
             })
             .collect();
-        for _ in 0..60 {
-            let _ = dog.run(&["vdi", "create", "disk", "64M"]).ok();
-            let _ = dog.run(&["vdi", "delete", "disk"]).ok();
+        {
+            // Also when dog fails: the scope waits for the clients before it passes the panic on.
+            let _end = OnDrop(|| done.store(true, Ordering::Relaxed));
+            for _ in 0..60 {
+                let _ = dog.run(&["vdi", "create", "disk", "64M"]).ok();
+                let _ = dog.run(&["vdi", "delete", "disk"]).ok();
+            }
         }
-        done.store(true, Ordering::Relaxed);
         let written = clients.into_iter().map(|c| c.join().expect("a client"));
         written.sum::<u32>()
     });
@@ -345,7 +358,7 @@ fn a_vdi_says_it_has_its_space_only_when_it_has() {
     let mut create = sheep.dog().command();
     create.args(["vdi", "create", "-P", "thick", "64G"]);
     let log = tempfile::NamedTempFile::new().expect("a log");
-    let mut create = Process::spawn_as_is("dog", &mut create, log.path());
+    let mut create = Process::spawn("dog", &mut create, log.path());
     wait_until("it is begun", || {
         !sheep.dog().run(&["vdi", "list", "-r", "thick"]).ok().text().is_empty()
     });
@@ -389,9 +402,9 @@ fn a_dog_that_is_killed_while_it_writes_leaves_old_or_new() {
     let new = vec![0xa5; KEPT as usize];
     for kib in [0, 1, 500, 3000, 7000] {
         let mut write = sheep.dog().command();
-        write.args(["vdi", "write", "kept"]).stdin(std::process::Stdio::piped());
+        write.args(["vdi", "write", "kept"]);
         let log = tempfile::NamedTempFile::new().expect("a log");
-        let mut write = Process::spawn_as_is("dog", &mut write, log.path());
+        let mut write = Process::spawn_with_input("dog", &mut write, Stdio::piped(), log.path());
         let mut input = write.child().stdin.take().expect("piped");
         input.write_all(&new[..kib << 10]).expect("feed");
         write.kill();

@@ -8,6 +8,7 @@ use sheepdog_testkit::nbd::Client;
 use sheepdog_testkit::qemu_nbd::QemuNbd;
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::uri;
+use sheepdog_testkit::shown::assert_same;
 use sheepdog_testkit::stamp::BLOCK;
 use sheepdog_testkit::verify::{Plan, Progress, Writer};
 use std::fs::File;
@@ -77,8 +78,8 @@ fn the_client_speaks_the_protocol() {
     let mut data = vec![0; 10_000];
     Rng::new(1).fill(&mut data);
     client.write(5000, &data).expect("write");
-    assert_eq!(client.read(5000, 10_000).expect("read"), data);
-    assert_eq!(client.read(0, 5000).expect("read"), vec![0; 5000]);
+    assert_same(client.read(5000, 10_000).expect("read"), data);
+    assert_same(client.read(0, 5000).expect("read"), vec![0; 5000]);
     assert!(client.read(1 << 20, 1).is_err());
     let refused = Client::connect(server.socket(), "other").expect_err("no such export");
     assert!(refused.to_string().contains("refused"), "{refused}");

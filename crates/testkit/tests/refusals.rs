@@ -4,14 +4,16 @@ use rustix::process::Signal;
 use sheepdog_testkit::Server;
 use sheepdog_testkit::kept::{KEPT, assert_kept, sheep_with_kept};
 use sheepdog_testkit::nbd::{Client, Command, connect};
-use sheepdog_testkit::process::{Ended, PATIENCE, run};
+use sheepdog_testkit::process::{Ended, PATIENCE, Process, run};
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::free_port;
+use sheepdog_testkit::shown::assert_same;
 use sheepdog_testkit::tools::command;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
+use std::process::Stdio;
 
 /// What a user types, and what comes of it.
 struct Case {
@@ -199,8 +201,7 @@ fn an_interrupted_import_is_marked_until_it_is_done_again() {
     let log = home.path().join("dog.log");
     let mut import = sheep.dog().command();
     import.args(["vdi", "import", "half", "--format", "raw", "--size", "8M"]).arg("-");
-    import.stdin(std::process::Stdio::piped());
-    let mut import = sheepdog_testkit::process::Process::spawn_as_is("dog", &mut import, &log);
+    let mut import = Process::spawn_with_input("dog", &mut import, Stdio::piped(), &log);
     let mut image = import.child().stdin.take().expect("piped");
     image.write_all(&content[..6 << 20]).expect("feed");
     import.kill();
@@ -265,7 +266,7 @@ fn a_client_that_vanishes_in_a_request_changes_nothing() {
         sender.hang_up();
     }
     let mut client = Client::connect(sheep.socket(), "kept").expect("connect");
-    assert_eq!(client.read(0, 65536).expect("read"), &content[..65536]);
+    assert_same(client.read(0, 65536).expect("read"), &content[..65536]);
     assert_kept(&sheep, &content);
 }
 

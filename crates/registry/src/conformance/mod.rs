@@ -10,7 +10,8 @@ pub mod watches;
 use crate::contract::{BoxFuture, Registry, Watch, WatchEvent};
 use bytes::Bytes;
 use sheepdog_types::kv::{Change, Compare, Entry, Outcome, Revision, Txn};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,23 +106,33 @@ fn say(line: &str) {
     writeln!(out, "{SAYS}{line}").and_then(|()| out.flush()).expect("say");
 }
 
+/// Longest line of a child that is listened to.
+const LINE_MAX: u64 = 64 << 10;
+/// Bytes shown of what a child wrote to its standard error.
+const SHOWN: u64 = 64 << 10;
+
 /// A running child; killed when dropped.
 struct Kid {
     process: Child,
     lines: BufReader<ChildStdout>,
+    /// What goes to its standard error. Not ours: a child that outlives us would keep it open, and
+    /// whoever reads it reads without limit.
+    errors: File,
 }
 
 impl Kid {
     fn start(harness: &dyn Harness, role: &str) -> Self {
+        let errors = nameless_file().expect("a file for its errors");
         let mut process = harness
             .process()
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(errors.try_clone().expect("dup"))
             .spawn()
             .expect("start a process");
         let lines = BufReader::new(process.stdout.take().expect("its output"));
-        Self { process, lines }
+        Self { process, lines, errors }
     }
 
     /// The next thing it says; `None` when it is dead.
@@ -129,7 +140,8 @@ impl Kid {
         loop {
             let mut line = String::new();
             // The last line may be cut off by the kill.
-            if self.lines.read_line(&mut line).expect("listen") == 0 || !line.ends_with('\n') {
+            let read = (&mut self.lines).take(LINE_MAX).read_line(&mut line);
+            if read.expect("listen") == 0 || !line.ends_with('\n') {
                 return None;
             }
             // Its test runner writes to the same line.
@@ -150,7 +162,21 @@ impl Drop for Kid {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if std::thread::panicking() {
+            let mut said = Vec::new();
+            let _ = self.errors.rewind();
+            let _ = (&mut self.errors).take(SHOWN).read_to_end(&mut said);
+            eprintln!("--- a child said:\n{}\n---", String::from_utf8_lossy(&said));
+        }
     }
+}
+
+/// A file that is gone when it is closed.
+fn nameless_file() -> std::io::Result<File> {
+    let path = std::env::temp_dir().join(format!("conformance-{}", uuid::Uuid::new_v4()));
+    let file = File::options().read(true).append(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
 }
 
 fn put(key: impl Into<String>, value: impl Into<Vec<u8>>) -> Change {

@@ -5,11 +5,11 @@ use super::cpio::Archive;
 use super::kernel::Kernel;
 use super::root::libraries;
 use crate::process::Process;
+use crate::shown;
 use crate::tools::{command, find};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -80,9 +80,7 @@ impl Machine {
                 .arg("-device")
                 .arg(format!("virtio-blk-pci,drive=disk{number},discard=on"));
         }
-        let stderr = fs::File::create(&log).expect("create the log");
-        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
-        let mut qemu = Process::spawn_as_is("qemu", &mut qemu, &log);
+        let mut qemu = Process::spawn_heard("qemu", &mut qemu, &log);
         let stdout = qemu.child().stdout.take().expect("piped");
         let mut copy = fs::File::create(&console).expect("create the console log");
         let (sender, lines) = channel();
@@ -138,11 +136,10 @@ impl Machine {
         assert!(status.success(), "qemu: {status}\n{}", self.said());
     }
 
-    /// Everything on the console and from QEMU.
+    /// What was on the console and what QEMU said, shortened if that is much.
     #[must_use]
     pub fn said(&self) -> String {
-        let console = fs::read(&self.console).unwrap_or_default();
-        format!("{}\nqemu: {}", String::from_utf8_lossy(&console), self.qemu.log())
+        format!("{}\nqemu: {}", shown::file(&self.console, 0), self.qemu.log())
     }
 }
 
