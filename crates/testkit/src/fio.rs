@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+/// Size of a file that fio may write: its log and its record are far smaller.
+const FILE_MAX: u64 = 64 << 20;
+
 /// One verified random write job over an export.
 #[derive(Debug)]
 pub struct Job {
@@ -47,9 +50,10 @@ impl Running {
     /// Waits for its end: it has written everything, or its server is gone.
     ///
     /// # Panics
-    /// When it does not end.
+    /// When it does not end, or is killed for what it wrote: its record is lost then.
     pub fn finish(mut self) {
-        self.0.wait(PATIENCE);
+        let status = self.0.wait(PATIENCE);
+        assert!(status.code().is_some(), "fio: {status}; it said:\n{}", self.0.log());
     }
 }
 
@@ -71,7 +75,8 @@ impl Job {
         let mut fio = command("fio");
         fio.current_dir(&self.dir)
             .args(["--name=job", "--ioengine=nbd", "--rw=randwrite"])
-            .arg("--iodepth=32")
+            // Jobs of its own process: a forked one would outlive it.
+            .args(["--thread", "--iodepth=32"])
             .arg(format!("--bsrange={}-64k", self.align))
             .arg(format!("--blockalign={}", self.align))
             .args(["--verify=crc32c", "--verify_state_save=0"])
@@ -90,8 +95,14 @@ impl Job {
         let _ = std::fs::remove_file(self.acks());
         let mut fio = self.command();
         fio.args(["--do_verify=0", "--write_lat_log=acks", "--log_offset=1"]);
+        // Room for all from the start. To make more, fio waits for what is in flight; and when the
+        // connection breaks just then, it waits for ever, writing an error each time it looks.
+        let writes = self.bytes / u64::from(self.align);
+        fio.arg(format!("--log_entries={}", writes.clamp(1024, 1 << 20)));
         let log = self.dir.join("fio-write.log");
-        Running(Process::spawn("fio", &mut fio, &log))
+        let process = Process::spawn("fio", &mut fio, &log);
+        process.limit_files(FILE_MAX);
+        Running(process)
     }
 
     fn acks(&self) -> PathBuf {
