@@ -6,6 +6,7 @@ use common::client::*;
 use common::{DISK, TestServer};
 use proptest::prelude::*;
 use sheepdog_nbd::Limits;
+use sheepdog_testkit::shown::assert_same;
 use sheepdog_types::ErrorKind;
 
 const FUA: u16 = 1;
@@ -31,7 +32,7 @@ fn holes_are_not_sent_but_with_df_or_simple_replies() {
     assert_eq!(whole.data, reply.data);
     assert_eq!(full.call(READ, 0, 0, 4096).chunks, [(false, 4096)]);
     let mut simple = Client::simple(&server, "disk");
-    assert_eq!(simple.read(100, 32768), reply.data);
+    assert_same(simple.read(100, 32768), reply.data);
     assert_eq!(simple.call(READ, DF, 0, 1).error, INVAL, "only with structured replies");
 }
 
@@ -141,7 +142,7 @@ fn lengths_beyond_the_limit() {
     assert_eq!(client.call(READ, 0, 0, (1 << 20) + 1).error, INVAL);
     assert_eq!(client.write(0, &vec![1; (1 << 20) + 1]).error, INVAL);
     assert_eq!(client.write(0, &vec![2; 1 << 20]).error, 0);
-    assert_eq!(client.read(0, 1 << 20), vec![2; 1 << 20]);
+    assert_same(client.read(0, 1 << 20), vec![2; 1 << 20]);
     client.send(&request(WRITE, 0, 99, 0, (2 << 20) + 1));
     let reply = client.reply(None);
     assert_eq!((reply.cookie, reply.error), (99, INVAL));

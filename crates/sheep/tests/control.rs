@@ -12,6 +12,7 @@ use sheepdog_sheep::cluster::{Identities, Identity, begin_interval, claim, note_
 use sheepdog_sheep::control::{self, Listeners};
 use sheepdog_sheep::data::VdiDirectory;
 use sheepdog_sheep::node::{Me, Node, sweep};
+use sheepdog_testkit::shown::assert_same;
 use sheepdog_types::{DiskId, ErrorKind, Interval, LineageId, Result, Vid};
 use sheepdog_wire::{
     Call, Close, ClusterFormat, ClusterInfo, ClusterInfoReply, ClusterShutdown, ClusterState,
@@ -315,7 +316,7 @@ async fn bytes_come_back_and_are_counted() {
             zeros => vec![0; zeros.len() as usize],
         })
         .collect();
-    assert_eq!(bytes[8192 - 77..8192 - 77 + data.len()], data);
+    assert_same(&bytes[8192 - 77..8192 - 77 + data.len()], data);
     assert!(bytes[..8192 - 77].iter().all(|b| *b == 0));
 
     let mut kinds = Vec::new();

@@ -65,6 +65,6 @@ proptest! {
             rebuilt[at..at + run.len()].copy_from_slice(&run);
         }
         disk[..offset as usize].fill(0);
-        prop_assert_eq!(rebuilt, disk);
+        prop_assert!(rebuilt == disk, "what was rebuilt differs");
     }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::files::StoreLock;
 use proptest::prelude::*;
 use sheepdog_storelog::io::{DiskError, DiskErrorKind};
+use sheepdog_testkit::shown::assert_same;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -141,13 +142,13 @@ fn what_was_written_is_read_in_the_right_area(choice: EngineChoice) {
     };
     b.ok(write(Area::Data, 8 * PAGE, vec![pages(1, 3)]));
     b.ok(write(Area::Log, 9 * PAGE, vec![pages(2, 1)]));
-    assert_eq!(b.ok(read(Area::Data, 8 * PAGE, 3 * PAGE)), pages(1, 3));
-    assert_eq!(b.ok(read(Area::Data, 7 * PAGE, PAGE)), pages(0, 1));
-    assert_eq!(b.ok(read(Area::Log, 9 * PAGE, PAGE)), pages(2, 1));
-    assert_eq!(b.ok(read(Area::Log, 8 * PAGE, PAGE)), pages(0, 1));
+    assert_same(b.ok(read(Area::Data, 8 * PAGE, 3 * PAGE)), pages(1, 3));
+    assert_same(b.ok(read(Area::Data, 7 * PAGE, PAGE)), pages(0, 1));
+    assert_same(b.ok(read(Area::Log, 9 * PAGE, PAGE)), pages(2, 1));
+    assert_same(b.ok(read(Area::Log, 8 * PAGE, PAGE)), pages(0, 1));
     let big = pages(3, 2048);
     b.ok(write(Area::Data, 0, vec![big.clone()]));
-    assert_eq!(b.ok(read(Area::Data, 0, big.len() as u64)), big);
+    assert_same(b.ok(read(Area::Data, 0, big.len() as u64)), &big);
     assert_eq!(b.data_len(), big.len() as u64);
 }
 
@@ -159,8 +160,8 @@ fn several_buffers_land_one_behind_the_other(choice: EngineChoice) {
         vec![Bytes::new(), pages(1, 1), pages(2, 4), Bytes::new(), pages(3, 2), Bytes::new()];
     let whole: Vec<u8> = data.concat();
     b.ok(durable(Area::Log, 2 * PAGE, data));
-    assert_eq!(b.ok(read(Area::Log, 2 * PAGE, 7 * PAGE)), whole);
-    assert_eq!(b.ok(read(Area::Log, 9 * PAGE, PAGE)), pages(0, 1));
+    assert_same(b.ok(read(Area::Log, 2 * PAGE, 7 * PAGE)), whole);
+    assert_same(b.ok(read(Area::Log, 9 * PAGE, PAGE)), pages(0, 1));
 }
 
 fn more_buffers_than_one_call_takes(choice: EngineChoice) {
@@ -171,7 +172,7 @@ fn more_buffers_than_one_call_takes(choice: EngineChoice) {
     let whole: Vec<u8> = data.concat();
     for (op, offset) in [(write as fn(_, _, _) -> _, 0), (durable, 3000 * PAGE)] {
         b.ok(op(Area::Data, offset, data.clone()));
-        assert_eq!(b.ok(read(Area::Data, offset, whole.len() as u64)), whole);
+        assert_same(b.ok(read(Area::Data, offset, whole.len() as u64)), &whole);
     }
     assert_eq!(b.data_len(), 5500 * PAGE);
 }
@@ -180,10 +181,10 @@ fn behind_the_end_there_are_zeros(choice: EngineChoice) {
     let Some(mut b) = Bench::new(choice) else {
         return;
     };
-    assert_eq!(b.ok(read(Area::Data, 1 << 40, 2 * PAGE)), pages(0, 2));
+    assert_same(b.ok(read(Area::Data, 1 << 40, 2 * PAGE)), pages(0, 2));
     b.ok(write(Area::Data, 0, vec![pages(7, 2)]));
     let straddling = b.ok(read(Area::Data, PAGE, 3 * PAGE));
-    assert_eq!(straddling, [&pages(7, 1)[..], &pages(0, 2)[..]].concat());
+    assert_same(straddling, [&pages(7, 1)[..], &pages(0, 2)[..]].concat());
     // Somebody cut the file at no boundary of ours.
     File::options().write(true).open(b.data_path()).unwrap().set_len(5000).unwrap();
     let odd = b.ok(read(Area::Data, 0, 3 * PAGE));
@@ -217,13 +218,13 @@ fn punching_gives_space_back_and_zeros(choice: EngineChoice) {
     let after = b.data_space();
     assert!(after <= before - 200 * PAGE, "{before} -> {after}");
     assert_eq!(b.data_len(), 512 * PAGE);
-    assert_eq!(b.ok(read(Area::Data, 127 * PAGE, PAGE)), pages(5, 1));
-    assert_eq!(b.ok(read(Area::Data, 128 * PAGE, 256 * PAGE)), pages(0, 256));
-    assert_eq!(b.ok(read(Area::Data, 384 * PAGE, PAGE)), pages(5, 1));
+    assert_same(b.ok(read(Area::Data, 127 * PAGE, PAGE)), pages(5, 1));
+    assert_same(b.ok(read(Area::Data, 128 * PAGE, 256 * PAGE)), pages(0, 256));
+    assert_same(b.ok(read(Area::Data, 384 * PAGE, PAGE)), pages(5, 1));
     // Over and behind the end: no longer than before.
     b.ok(DiskOp::Punch { offset: 500 * PAGE, len: 1000 * PAGE });
     assert_eq!(b.data_len(), 512 * PAGE);
-    assert_eq!(b.ok(read(Area::Data, 500 * PAGE, 12 * PAGE)), pages(0, 12));
+    assert_same(b.ok(read(Area::Data, 500 * PAGE, 12 * PAGE)), pages(0, 12));
 }
 
 fn allocating_reserves_space_and_keeps_data(choice: EngineChoice) {
@@ -236,8 +237,8 @@ fn allocating_reserves_space_and_keeps_data(choice: EngineChoice) {
     b.ok(DiskOp::Allocate { offset: 0, len: 512 * PAGE });
     assert!(b.data_space() >= before.max(512 * PAGE));
     assert_eq!(b.data_len(), 1024 * PAGE);
-    assert_eq!(b.ok(read(Area::Data, 10 * PAGE, PAGE)), pages(9, 1));
-    assert_eq!(b.ok(read(Area::Data, 11 * PAGE, 501 * PAGE)), pages(0, 501));
+    assert_same(b.ok(read(Area::Data, 10 * PAGE, PAGE)), pages(9, 1));
+    assert_same(b.ok(read(Area::Data, 11 * PAGE, 501 * PAGE)), pages(0, 501));
 }
 
 fn extending_never_cuts_anything_off(choice: EngineChoice) {
@@ -281,7 +282,7 @@ fn durable_writes_by_both_methods(choice: EngineChoice) {
             b.ok(durable(area, offset + PAGE, vec![pages(2, 1), pages(3, 1)]));
             b.ok(durable(area, offset + 3 * PAGE, vec![pages(4, 1)]));
             let whole = [1, 2, 3, 4].map(|byte| pages(byte, 1)).concat();
-            assert_eq!(b.ok(read(area, offset, 4 * PAGE)), whole);
+            assert_same(b.ok(read(area, offset, 4 * PAGE)), whole);
         }
     }
 }
@@ -410,7 +411,7 @@ fn dropping_waits_for_what_runs_and_frees_all(choice: EngineChoice) {
     assert_eq!(Arc::strong_count(&watch), 1, "a buffer outlived its engine");
     // Nothing writes any more: two looks are the same, and every page is an old or a new one.
     let bytes = std::fs::read(&path).unwrap();
-    assert_eq!(bytes, std::fs::read(&path).unwrap());
+    assert_same(&bytes, std::fs::read(&path).unwrap());
     for page in bytes.chunks(PAGE as usize) {
         assert!(page.iter().all(|b| *b == page[0]) && [1, 2].contains(&page[0]));
     }
@@ -511,7 +512,7 @@ fn like_a_vector_of_bytes(choice: EngineChoice) {
             match what {
                 DiskOp::Read { area, offset, len } => {
                     let at = offset as usize;
-                    prop_assert_eq!(&result[..], &model[area as usize][at..at + len]);
+                    assert_same(&result, &model[area as usize][at..at + len]);
                     continue;
                 }
                 DiskOp::Write { area, offset, data, .. } => {
@@ -532,12 +533,12 @@ fn like_a_vector_of_bytes(choice: EngineChoice) {
             prop_assert_eq!(b.data_len(), data_len);
         }
         for area in [Area::Data, Area::Log] {
-            prop_assert_eq!(&b.ok(read(area, 0, room))[..], &model[area as usize][..]);
+            assert_same(b.ok(read(area, 0, room)), &model[area as usize]);
         }
         // And what the file says without us.
         let mut file = vec![0; data_len as usize];
         b.ok(DiskOp::Sync { area: Area::Data });
         File::open(b.data_path()).unwrap().read_exact_at(&mut file, 0).unwrap();
-        prop_assert_eq!(&file[..], &model[0][..data_len as usize]);
+        assert_same(&file, &model[0][..data_len as usize]);
     });
 }
