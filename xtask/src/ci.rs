@@ -1,11 +1,17 @@
 //! Everything that must pass, in the order in which failures are cheapest to learn.
 
-use crate::shell::{cargo, step};
+use crate::shell::{cargo, step, step_within};
 use crate::{deps, licences};
 use anyhow::Result;
 use sheepdog_testkit::bins::{BIN_DIR, profile_dir};
 use sheepdog_testkit::tools::find;
 use std::time::Instant;
+
+/// Memory of the program that runs the tests, and of each test. It keeps what tests print, without a
+/// limit of its own: one that prints for ever must not take the machine with it. The most that an
+/// honest one took is 1.5 GiB, a virtual machine (`VmData` of `/proc/PID/status`, looked
+/// at through a whole run).
+const TEST_MEMORY: u64 = 4 << 30;
 
 /// Runs it all.
 pub fn run() -> Result<()> {
@@ -28,16 +34,7 @@ pub fn run() -> Result<()> {
         licences::run()?;
     }
     step("build", &mut cargo(&["build", "--workspace", "--bins", "--locked"]))?;
-    let mut tests = if find("cargo-nextest").is_some() {
-        cargo(&["nextest", "run", "--workspace", "--locked", "--profile", "ci"])
-    } else {
-        println!("==> cargo-nextest is not installed: cargo test instead");
-        let mut tests = cargo(&["test", "--workspace", "--locked", "--lib", "--bins", "--tests"]);
-        // Whole machines run in some of these: few at a time.
-        tests.args(["--", "--test-threads=2"]);
-        tests
-    };
-    step("tests", tests.env(BIN_DIR, profile_dir()))?;
+    tests()?;
     step(
         "examples in the documentation",
         &mut cargo(&["test", "--workspace", "--locked", "--doc"]),
@@ -47,4 +44,26 @@ pub fn run() -> Result<()> {
     step("documentation", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     println!("==> all passed in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Builds the tests and runs them.
+fn tests() -> Result<()> {
+    let nextest = find("cargo-nextest").is_some();
+    let command = |more: &[&str]| {
+        let mut command = if nextest {
+            cargo(&["nextest", "run", "--workspace", "--locked", "--profile", "ci"])
+        } else {
+            cargo(&["test", "--workspace", "--locked", "--lib", "--bins", "--tests"])
+        };
+        command.args(more).env(BIN_DIR, profile_dir());
+        command
+    };
+    // Apart from the run, as compilers and linkers take what they need.
+    step("build the tests", &mut command(&["--no-run"]))?;
+    if nextest {
+        return step_within("tests", &mut command(&[]), TEST_MEMORY);
+    }
+    println!("==> cargo-nextest is not installed: cargo test instead");
+    // Whole machines run in some of these: few at a time.
+    step_within("tests", &mut command(&["--", "--test-threads=2"]), TEST_MEMORY)
 }
