@@ -36,7 +36,18 @@ impl Store {
         seq: u64,
     ) {
         let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
-        self.held_units.extend(unneeded);
+        // Nothing but replay of an older program's log finds another home than the one named.
+        assert!(unneeded.is_empty(), "a reservation's unit is its chunk's home");
+        for placed in placed(record) {
+            let held = self.space.becomes_home(placed.unit);
+            // An extent has all its space. A unit that was used before may hold more than was
+            // reserved.
+            if held != 0 && !matches!(record.body, Body::Write { .. }) {
+                self.index.change_space(record.fragment, |loaded| {
+                    loaded.fragment.set_backed(record.vid, placed.chunk, placed.unit, held);
+                });
+            }
+        }
         // A checkpoint may have written them as free while the record was on its way.
         self.space.mark_dirty(placed(record).iter().map(|p| p.unit / UNITS_PER_PAGE));
         let ticket = self.tickets.next();
@@ -62,6 +73,11 @@ impl Store {
         for unit in left.into_iter().map(|freed| freed.unit).chain(unneeded) {
             self.space.replay(unit, false);
             freed.insert(unit);
+        }
+        if matches!(record.body, Body::Zero { .. }) {
+            // The space of what it zeroed may be gone: then it must not count for what a later
+            // record writes there.
+            self.index.change_space(record.fragment, |loaded| loaded.fragment.doubt_stale());
         }
         self.forget_if_empty(record);
     }
@@ -124,9 +140,8 @@ impl Store {
         let keep_bytes = self.logged_bytes < self.limits.logged_bytes;
         let vid = record.vid;
         let mut delta = LoggedDelta::default();
-        // Units that a reservation named and its chunk does not need: destaging gave it another
-        // home meanwhile. Replay from before that checkpoint will use the one named, so it must
-        // not be used for anything else until a later checkpoint is installed.
+        // Units that a reservation named and its chunk does not need: its page has another home,
+        // given by destaging.
         let mut unneeded = Vec::new();
         let change = |loaded: &mut Loaded| -> Vec<FreedUnit> {
             let mut freed = Vec::new();

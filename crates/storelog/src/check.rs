@@ -28,9 +28,6 @@ impl Store {
         for unit in self.space.spares() {
             claim(unit, "spare pages".to_owned())?;
         }
-        for unit in self.held_units.iter().copied() {
-            claim(unit, "reservations not needed".to_owned())?;
-        }
         for unit in self.space.units_of_pages() {
             claim(unit, "index pages".to_owned())?;
         }
@@ -53,6 +50,9 @@ impl Store {
             for unit in first..first + u32::from(run.count).div_ceil(per_unit) {
                 claim(unit, format!("the page at {}", run.page))?;
             }
+        }
+        if let Some(unit) = self.space.ledger().find(|unit| !self.space.is_used(*unit)) {
+            return Err(format!("the host is said to hold blocks of unit {unit}, which is free"));
         }
         if complete && users.len() != self.space.units_in_use() as usize {
             let lost = (0..1 << 20)

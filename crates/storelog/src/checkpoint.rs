@@ -10,11 +10,12 @@
 
 mod destage;
 mod pages;
+mod spares;
 
 use crate::command::{Answer, CommandId, Effect};
 use crate::format::index::PageRun;
 use crate::format::superblock::{CheckpointSlot, LogPosition, SLOT_OFFSETS};
-use crate::fragment::FreedUnit;
+use crate::fragment::{BlockMask, FreedUnit};
 use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
 use crate::store::{Purpose, Store};
 use bytes::Bytes;
@@ -67,8 +68,6 @@ pub(crate) struct Checkpoint {
     spares: Vec<u32>,
     /// Pages to be free once it is installed.
     replaced: Vec<PageRun>,
-    /// Units to be recycled once it is installed.
-    held: Vec<u32>,
     entry_pages: Vec<(u32, PageRun)>,
     space_pages: Vec<(u32, PageRun)>,
     root: PageRun,
@@ -81,11 +80,10 @@ pub(crate) struct Checkpoint {
 pub(crate) enum CheckpointOp {
     /// A logged block is read back.
     Fetch { fragment: FragmentId, vid: Vid, block: u32, seq: u64, pos: u64, ticket: u64, tries: u8 },
-    /// Logged blocks go home: first block, batches that brought them.
-    Home { fragment: FragmentId, vid: Vid, unit: u32, first: u32, seqs: Vec<u64>, ticket: u64 },
-    /// Blocks of a chunk in use go back to the host. Like a write it holds a ticket: the unit may
-    /// be freed meanwhile, and must not be written by another use before the punch has ended.
-    PunchBlocks { fragment: FragmentId, vid: Vid, chunk: u8, unit: u32, mask: u16, ticket: u64 },
+    /// Logged blocks go home.
+    Home(Home),
+    /// Blocks of a chunk in use go back to the host.
+    PunchBlocks(PunchBlocks),
     /// Whole units do.
     PunchUnits { first: u32, count: u32 },
     /// A spare unit gets its space.
@@ -93,11 +91,38 @@ pub(crate) enum CheckpointOp {
     /// A fragment's page is written.
     Page { fragment: FragmentId, run: PageRun },
     /// A page of the index is written.
-    IndexPage,
+    IndexPage(PageRun),
     /// The data area is flushed.
     Flush,
     /// A slot is written.
     Slot,
+}
+
+/// Logged blocks on their way home.
+pub(crate) struct Home {
+    fragment: FragmentId,
+    vid: Vid,
+    unit: u32,
+    first: u32,
+    /// Batches that brought them.
+    seqs: Vec<u64>,
+    ticket: u64,
+    /// Those that the host may not have space for yet.
+    asked: u64,
+}
+
+/// Stale blocks of a chunk on their way back to the host. Like a write it holds a ticket: the unit
+/// may be freed meanwhile, and must not be written by another use before the punch has ended.
+#[derive(Clone, Copy)]
+pub(crate) struct PunchBlocks {
+    fragment: FragmentId,
+    vid: Vid,
+    chunk: u8,
+    unit: u32,
+    /// Blocks that the host holds, and those it may hold.
+    stale: BlockMask,
+    doubtful: BlockMask,
+    ticket: u64,
 }
 
 impl Store {
@@ -129,32 +154,6 @@ impl Store {
                 && (self.stale_pending || self.space.recycled_units() > 0))
             || (idle && self.give_back_from.is_some())
             || self.dirty_since.is_some_and(|since| self.now.saturating_sub(since) >= DIRTY_MS)
-    }
-
-    /// Whether a checkpoint would find space for spare units that are missing.
-    fn spares_due(&self) -> bool {
-        let missing = self.space.spare_missing();
-        missing > 0
-            && (self.space.recycled_units() > 0
-                || self.host_room() > self.reserve_bytes() + self.unit_offset(missing as u32))
-    }
-
-    /// Units that become spare in this checkpoint: of those that would be given back, or free ones
-    /// if the host has room.
-    fn choose_spares(&mut self, units: &mut Vec<u32>) -> Vec<u32> {
-        let missing = self.space.spare_missing();
-        let mut spares = units.split_off(units.len().saturating_sub(missing));
-        let room = self.host_room().saturating_sub(self.reserve_bytes());
-        let room = (room / self.geometry().chunk_bytes()) as usize;
-        while spares.len() < missing.min(room)
-            && let Some(run) = self.space.claim(1)
-        {
-            spares.push(run.unit);
-        }
-        for unit in &spares {
-            self.space.prepare_spare(*unit);
-        }
-        spares
     }
 
     pub(crate) fn start_checkpoint_if_due(&mut self, out: &mut Vec<Effect>) {
@@ -189,7 +188,6 @@ impl Store {
             units,
             spares,
             replaced: std::mem::take(&mut self.replaced_pages),
-            held: std::mem::take(&mut self.held_units),
             entry_pages: Vec::new(),
             space_pages: Vec::new(),
             root: PageRun::default(),
@@ -317,14 +315,6 @@ impl Store {
         }
     }
 
-    fn ask_for_spares(&mut self, out: &mut Vec<Effect>) {
-        let spares = self.checkpoint.as_mut().map(|c| std::mem::take(&mut c.spares));
-        for unit in spares.unwrap_or_default() {
-            let (offset, len) = (self.unit_offset(unit), self.geometry().chunk_bytes());
-            self.checkpoint_op(CheckpointOp::Spare { unit }, DiskOp::Allocate { offset, len }, out);
-        }
-    }
-
     fn write_slot(&mut self, which: usize, out: &mut Vec<Effect>) {
         let Some(checkpoint) = &self.checkpoint else {
             return;
@@ -347,8 +337,8 @@ impl Store {
 
     /// A unit that no record and no installed index names.
     fn recycle_unit(&mut self, unit: u32, ticket: u64) {
-        let backed = self.geometry().blocks_per_chunk();
-        self.space.recycle(FreedUnit { unit, backed }, 0, ticket);
+        // What the host holds of it is in the books.
+        self.space.recycle(FreedUnit { unit, backed: 0 }, 0, ticket);
     }
 
     fn install_checkpoint(&mut self, out: &mut Vec<Effect>) {
@@ -372,9 +362,6 @@ impl Store {
             for unit in self.space.free_pages(run) {
                 self.recycle_unit(unit, ticket);
             }
-        }
-        for unit in checkpoint.held {
-            self.recycle_unit(unit, ticket);
         }
         self.log.next_head = Some((checkpoint.replay, ticket));
         self.release_log();
@@ -410,7 +397,6 @@ impl Store {
         for unit in checkpoint.units {
             self.recycle_unit(unit, ticket);
         }
-        self.held_units.extend(checkpoint.held);
         let mut fresh: Vec<PageRun> = Vec::new();
         for (page, run) in checkpoint.entry_pages {
             self.index.mark_entry_pages_dirty([page]);
@@ -464,10 +450,17 @@ impl Store {
         }
         let op = &op;
         if let CheckpointOp::Fetch { ticket, .. }
-        | CheckpointOp::Home { ticket, .. }
-        | CheckpointOp::PunchBlocks { ticket, .. } = op
+        | CheckpointOp::Home(Home { ticket, .. })
+        | CheckpointOp::PunchBlocks(PunchBlocks { ticket, .. }) = op
         {
             self.tickets.end(*ticket);
+        }
+        match op {
+            CheckpointOp::Home(home) => self.asked_blocks -= home.asked,
+            CheckpointOp::PunchBlocks(punch) => {
+                self.asked_blocks -= u64::from(punch.stale.count_ones());
+            }
+            _ => {}
         }
         let error = match (op, result) {
             // Without spare pages things go on as long as the host has space.
@@ -495,7 +488,9 @@ impl Store {
             if let Some(checkpoint) = &mut self.checkpoint {
                 checkpoint.no_space = true;
             }
-            self.blocks_punched(op, false, out);
+            if let CheckpointOp::PunchBlocks(punch) = *op {
+                self.blocks_punched(punch, false, out);
+            }
             if let CheckpointOp::Page { fragment, run } = *op {
                 self.index.mark_dirty(fragment);
                 let ticket = self.tickets.next();
@@ -506,8 +501,8 @@ impl Store {
             return;
         }
         match *op {
-            CheckpointOp::Home { .. } => self.home_written(op),
-            CheckpointOp::PunchBlocks { .. } => self.blocks_punched(op, true, out),
+            CheckpointOp::Home(ref home) => self.home_written(home),
+            CheckpointOp::PunchBlocks(punch) => self.blocks_punched(punch, true, out),
             CheckpointOp::PunchUnits { first, count } => {
                 for unit in first..first + count {
                     self.space.release(unit);
@@ -518,10 +513,8 @@ impl Store {
             }
             CheckpointOp::Spare { unit } => self.space.spare_prepared(unit, true),
             CheckpointOp::Page { fragment, run } => self.page_written(fragment, run),
-            CheckpointOp::Fetch { .. }
-            | CheckpointOp::IndexPage
-            | CheckpointOp::Flush
-            | CheckpointOp::Slot => {}
+            CheckpointOp::IndexPage(run) => self.space.pages_written(run),
+            CheckpointOp::Fetch { .. } | CheckpointOp::Flush | CheckpointOp::Slot => {}
         }
     }
 }

@@ -26,6 +26,9 @@ pub struct Chunk {
     pub backed: BlockMask,
     /// Blocks of `unit` with space on the host that is to be given back. Never overlaps `backed`.
     pub stale: BlockMask,
+    /// Blocks of `unit` that may have space on the host or not; if so it is to be given back. No
+    /// sum counts them. Never overlaps `data`, `backed` or `stale`.
+    pub doubtful: BlockMask,
     /// Checksums of the newest bytes of the blocks in `data`.
     pub crcs: [u32; 16],
 }
@@ -47,7 +50,7 @@ impl Chunk {
 
     /// Its unit, once nothing in it is needed any more.
     fn freed(&self) -> Option<FreedUnit> {
-        let backed = (self.backed | self.stale).count_ones();
+        let backed = self.backed | self.stale;
         self.unit.map(|unit| FreedUnit { unit, backed })
     }
 
@@ -61,8 +64,8 @@ impl Chunk {
 pub struct FreedUnit {
     /// Index in the data area.
     pub unit: u32,
-    /// Blocks of it that the host holds space for, at most.
-    pub backed: u32,
+    /// Blocks of it that the host holds space for, as far as is certain.
+    pub backed: BlockMask,
 }
 
 /// All blocks of one vid in a fragment.
@@ -73,6 +76,7 @@ pub struct VidBlocks {
     stored: u32,
     unbacked: u32,
     stale: u32,
+    doubtful: u32,
 }
 
 /// Blocks of a fragment by what the host knows of them.
@@ -82,6 +86,8 @@ pub struct HostBlocks {
     pub unbacked: u64,
     /// They hold space that nobody wants.
     pub stale: u64,
+    /// They may hold such space.
+    pub doubtful: u64,
 }
 
 /// What the index knows of a vid in a fragment without reading its page.
@@ -188,6 +194,7 @@ impl Fragment {
             // Space waiting to be given back is wanted again.
             chunk.backed |= chunk.stale & bit;
             chunk.stale &= !bit;
+            chunk.doubtful &= !bit;
         });
     }
 
@@ -212,6 +219,7 @@ impl Fragment {
             chunk.zero = 0;
             chunk.backed = full;
             chunk.stale = 0;
+            chunk.doubtful = 0;
             chunk.crcs[..crcs.len()].copy_from_slice(crcs);
         });
         left
@@ -243,6 +251,7 @@ impl Fragment {
                 left = chunk.freed();
                 chunk.unit = None;
                 chunk.stale = 0;
+                chunk.doubtful = 0;
             }
         });
         left
@@ -258,6 +267,7 @@ impl Fragment {
             chunk.zero |= mask;
             chunk.backed |= mask;
             chunk.stale &= !mask;
+            chunk.doubtful &= !mask;
         });
     }
 
@@ -269,27 +279,49 @@ impl Fragment {
         });
     }
 
-    /// Blocks were written to their home `unit`, if that still is the chunk's.
-    pub fn set_backed(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
-        if self.chunk(vid, index).is_some_and(|chunk| chunk.unit == Some(unit)) {
+    fn is_home(&self, vid: Vid, index: u8, unit: u32) -> bool {
+        self.chunk(vid, index).is_some_and(|chunk| chunk.unit == Some(unit))
+    }
+
+    /// Blocks of `unit` have space on the host: they were written there, or it was asked for.
+    /// Whether that still is the chunk's home.
+    pub fn set_backed(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) -> bool {
+        let home = self.is_home(vid, index, unit);
+        if home {
             self.change(vid, index, |chunk| {
-                // A block discarded while it was being written holds space that nobody wants.
                 chunk.backed |= mask & chunk.data;
+                // A block discarded while it was being written holds space that nobody wants.
                 chunk.stale |= mask & !chunk.data & !chunk.backed;
+                chunk.doubtful &= !mask;
             });
         }
+        home
     }
 
     /// Space of blocks that was to be given back is on its way back.
     pub fn forget_stale(&mut self, vid: Vid, index: u8) {
-        self.change(vid, index, |chunk| chunk.stale = 0);
+        self.change(vid, index, |chunk| (chunk.stale, chunk.doubtful) = (0, 0));
     }
 
-    /// Blocks of `unit`, if that still is the chunk's, hold space that nobody wants.
-    pub fn add_stale(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
-        if self.chunk(vid, index).is_some_and(|chunk| chunk.unit == Some(unit)) {
+    /// Blocks of `unit`, if that still is the chunk's home, may hold space that nobody wants.
+    pub fn add_doubtful(&mut self, vid: Vid, index: u8, unit: u32, mask: BlockMask) {
+        if self.is_home(vid, index, unit) {
             self.change(vid, index, |chunk| {
-                chunk.stale |= mask & !chunk.data & !chunk.backed;
+                chunk.doubtful |= mask & !chunk.data & !chunk.backed & !chunk.stale;
+            });
+        }
+    }
+
+    /// A checkpoint that never was installed may have given back what is to be given back here.
+    pub fn doubt_stale(&mut self) {
+        let stale: Vec<(Vid, u8)> = self
+            .chunks()
+            .filter(|(.., chunk)| chunk.stale != 0)
+            .map(|(vid, index, _)| (vid, index))
+            .collect();
+        for (vid, index) in stale {
+            self.change(vid, index, |chunk| {
+                chunk.doubtful |= std::mem::take(&mut chunk.stale);
             });
         }
     }
@@ -312,14 +344,16 @@ impl Fragment {
         let blocks = self.vids.entry(vid).or_default();
         let chunk = blocks.chunks.entry(index).or_default();
         let count = |chunk: &Chunk| {
-            [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale].map(u16::count_ones)
+            [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale, chunk.doubtful]
+                .map(u16::count_ones)
         };
-        let [owned, stored, unbacked, stale] = count(chunk);
+        let [owned, stored, unbacked, stale, doubtful] = count(chunk);
         change(chunk);
         assert!(
             chunk.data & chunk.zero == 0
                 && chunk.backed & chunk.stale == 0
-                && (chunk.unit.is_some() || chunk.backed | chunk.stale == 0),
+                && chunk.doubtful & (chunk.data | chunk.backed | chunk.stale) == 0
+                && (chunk.unit.is_some() || chunk.backed | chunk.stale | chunk.doubtful == 0),
             "impossible chunk {chunk:?}"
         );
         let now = count(chunk);
@@ -327,6 +361,7 @@ impl Fragment {
         blocks.stored = blocks.stored + now[1] - stored;
         blocks.unbacked = blocks.unbacked + now[2] - unbacked;
         blocks.stale = blocks.stale + now[3] - stale;
+        blocks.doubtful = blocks.doubtful + now[4] - doubtful;
         if chunk.is_void() {
             blocks.chunks.remove(&index);
         }
@@ -341,6 +376,7 @@ impl Fragment {
         self.vids.values().fold(HostBlocks::default(), |sum, blocks| HostBlocks {
             unbacked: sum.unbacked + u64::from(blocks.unbacked),
             stale: sum.stale + u64::from(blocks.stale),
+            doubtful: sum.doubtful + u64::from(blocks.doubtful),
         })
     }
 
@@ -407,12 +443,12 @@ mod tests {
         let mut f = Fragment::new(Geometry::STANDARD);
         assert_eq!(f.set_extent(VID, 1, 100, &[3; 16]), None);
         let left = f.set_extent(VID, 1, 101, &[4; 16]);
-        assert_eq!(left, Some(FreedUnit { unit: 100, backed: 16 }));
+        assert_eq!(left, Some(FreedUnit { unit: 100, backed: 0xffff }));
         assert_eq!(f.clear(VID, 1, 0x00ff, false), None);
         assert_eq!(f.chunk(VID, 1).map(|c| (c.backed, c.stale)), Some((0xff00, 0x00ff)));
         f.forget_stale(VID, 1);
         let left = f.clear(VID, 1, 0xff00, false);
-        assert_eq!(left, Some(FreedUnit { unit: 101, backed: 8 }));
+        assert_eq!(left, Some(FreedUnit { unit: 101, backed: 0xff00 }));
         assert!(f.is_empty());
     }
 

@@ -150,7 +150,7 @@ impl Store {
                 continue;
             };
             self.release_units(&write.units);
-            self.release_reservation(&write.record);
+            self.release_reservation(&write);
             out.push(Effect::Reply(write.command, Err(no_space())));
             self.finish_write(&write, out);
         }
@@ -158,6 +158,7 @@ impl Store {
 
     fn finish_write(&mut self, write: &PendingWrite, out: &mut Vec<Effect>) {
         self.pending_bytes -= write.need;
+        self.asked_blocks -= write.asked;
         let fragment = write.record.fragment;
         if let Some(active) = self.active.get_mut(&fragment) {
             active.unapplied -= 1;

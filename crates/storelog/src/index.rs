@@ -185,8 +185,7 @@ impl Index {
         let charged = fragment.memory_bytes();
         self.cached_bytes += charged;
         let (counted, pages) = (fragment.host_blocks(), pages_max(&fragment));
-        self.host_blocks.unbacked += counted.unbacked;
-        self.host_blocks.stale += counted.stale;
+        add(&mut self.host_blocks, counted);
         entry.loaded = Some(Box::new(Loaded {
             fragment,
             counted,
@@ -223,12 +222,13 @@ impl Index {
                 self.clock.remove(&id);
                 continue;
             };
-            if loaded.touched || pinned {
+            // A block whose copy in the log was rotten has no space at home and never will: what is
+            // not in memory counts as home.
+            if loaded.touched || pinned || loaded.counted.unbacked > 0 {
                 loaded.touched = false;
             } else {
                 self.cached_bytes -= loaded.charged;
-                self.host_blocks.unbacked -= loaded.counted.unbacked;
-                self.host_blocks.stale -= loaded.counted.stale;
+                subtract(&mut self.host_blocks, loaded.counted);
                 self.clock.remove(&id);
                 if let Some(entry) = self.entries.get_mut(&id) {
                     entry.loaded = None;
@@ -304,8 +304,7 @@ impl Index {
         let dirty = self.dirty.remove(&id);
         if let Some(loaded) = entry.loaded {
             self.cached_bytes -= loaded.charged;
-            self.host_blocks.unbacked -= loaded.counted.unbacked;
-            self.host_blocks.stale -= loaded.counted.stale;
+            subtract(&mut self.host_blocks, loaded.counted);
             self.dirty_pages -= if dirty { loaded.pages } else { 0 };
             assert!(loaded.logged.is_empty(), "a fragment with bytes in the log was forgotten");
         }
@@ -322,7 +321,7 @@ impl Index {
         let loaded = self.entries.get(&id).and_then(|entry| entry.loaded.as_deref());
         if let Some(loaded) = loaded
             && loaded.logged.is_empty()
-            && loaded.counted.stale == 0
+            && loaded.counted.stale + loaded.counted.doubtful == 0
             && self.dirty.remove(&id)
         {
             self.dirty_pages -= loaded.pages;
@@ -399,6 +398,18 @@ impl Index {
 fn recount(sums: &mut HostBlocks, loaded: &mut Loaded) {
     let now = loaded.fragment.host_blocks();
     let was = std::mem::replace(&mut loaded.counted, now);
-    sums.unbacked = sums.unbacked + now.unbacked - was.unbacked;
-    sums.stale = sums.stale + now.stale - was.stale;
+    add(sums, now);
+    subtract(sums, was);
+}
+
+const fn add(sums: &mut HostBlocks, more: HostBlocks) {
+    sums.unbacked += more.unbacked;
+    sums.stale += more.stale;
+    sums.doubtful += more.doubtful;
+}
+
+const fn subtract(sums: &mut HostBlocks, less: HostBlocks) {
+    sums.unbacked -= less.unbacked;
+    sums.stale -= less.stale;
+    sums.doubtful -= less.doubtful;
 }

@@ -283,10 +283,14 @@ impl Store {
     ) -> Result<FragmentPage> {
         let bad = |why: String| Error::new(ErrorKind::Io, format!("page of fragment {id}: {why}"));
         let bytes = result.map_err(|error| bad(error.text))?;
-        fragment_page::decode(id, &bytes, self.geometry()).map_err(|malformed| {
+        let mut page = fragment_page::decode(id, &bytes, self.geometry()).map_err(|malformed| {
             self.stats.checksum_errors += 1;
             bad(malformed.to_string())
-        })
+        })?;
+        // A page read in this run was written in a former one: a fragment with stale blocks stays
+        // in memory.
+        page.fragment.doubt_stale();
+        Ok(page)
     }
 }
 

@@ -2,9 +2,13 @@
 //! so that checkpoints, discards and deletes work on a full disk.
 //!
 //! * *Held* is what the host holds now: blocks at home, reservations, stale blocks, recycled
-//!   units, pages. It agrees with the host's own count (`du`).
-//! * *Host room* is what can be written at once. *Room* counts what a checkpoint gives back before
-//!   it needs anything (recycled units, stale blocks), less what it will bring home.
+//!   units, pages. It is never more than the host's own count (`du`); what is not certain, as the
+//!   units of an extent that failed, does not count.
+//! * *Asked* are blocks on their way from the host or back to it: they are in neither's books.
+//! * *Host room* is what can be written at once: what the host last said, what came into the books
+//!   and what was asked for since deducted. *Room* is what clients can still add: it counts what a
+//!   checkpoint gives back before it needs anything (stale blocks, units that nobody uses), less
+//!   what it will bring home.
 //! * Pages of the next checkpoint come from spare units when the host has nothing: that somebody
 //!   else filled it must break no promise. A batch that would dirty more fragments than there are
 //!   pages for waits for a checkpoint, as it does for space in the log.
@@ -21,17 +25,17 @@ const PAGES_PER_FRAGMENT: u64 = 3;
 const PAGES_MARGIN: u64 = 8;
 
 impl Store {
-    /// Bytes that the host holds for us now.
+    /// Bytes that the host holds for us now, as far as is certain.
     pub(crate) fn held_bytes(&self) -> u64 {
         let blocks = self.index.host_blocks();
         let home = self.index.stored_blocks() - blocks.unbacked;
-        (home + blocks.stale + self.space.recycled_blocks() + self.space.index_pages()) * BLOCK
+        (home + blocks.stale + self.space.loose_blocks() + self.space.index_pages()) * BLOCK
     }
 
-    /// Bytes that can be written to new places now, admitted writes deducted.
+    /// Bytes that can be written to new places now.
     pub(crate) fn host_room(&self) -> u64 {
-        (self.host_free + self.held_at_report)
-            .saturating_sub(self.held_bytes() + self.pending_bytes)
+        let asked = (self.asked_blocks + self.space.pages_asked()) * BLOCK;
+        (self.host_free + self.held_at_report).saturating_sub(self.held_bytes() + asked)
     }
 
     /// The host has less than it last said: until it says more, nothing is left.
@@ -40,11 +44,14 @@ impl Store {
         self.held_at_report = self.held_bytes();
     }
 
-    /// Bytes that clients can still add.
+    /// Bytes that clients can still add, admitted writes deducted.
     pub(crate) fn room(&self) -> u64 {
         let blocks = self.index.host_blocks();
-        let returning = (blocks.stale + self.space.recycled_blocks()) * BLOCK;
-        (self.host_room() + returning).saturating_sub(blocks.unbacked * BLOCK)
+        // A unit claimed by a write on its way counts as returned until the write, which is
+        // deducted, makes it a home.
+        let returning = (blocks.stale + self.space.loose_blocks()) * BLOCK;
+        let taken = (blocks.unbacked + self.space.pages_asked()) * BLOCK + self.pending_bytes;
+        (self.host_free + self.held_at_report + returning).saturating_sub(self.held_bytes() + taken)
     }
 
     /// Kept free of client data, so that checkpoints, discards and deletes always work, and some
@@ -58,7 +65,7 @@ impl Store {
     /// it goes in place, by way of the log: nothing that the next checkpoint needs is used up.
     pub(crate) fn room_for_extents(&self, bytes: u64) -> bool {
         let unbacked = self.index.host_blocks().unbacked * BLOCK;
-        self.host_room() >= bytes + unbacked + self.reserve_bytes()
+        self.host_room() >= bytes + unbacked + self.pending_bytes + self.reserve_bytes()
     }
 
     /// Pages that a checkpoint needs if it begins now.

@@ -7,9 +7,15 @@
 //! * Since the installed checkpoint replays everything behind its position, such a unit is used
 //!   again only by writes that are themselves in the log (fresh extents), until a checkpoint
 //!   begins that starts behind the free.
+//!
+//! `pages` says where the index lives, `held` what the host holds of all units but homes.
 
-use crate::format::index::{PageRun, UNITS_PER_PAGE};
-use crate::fragment::FreedUnit;
+mod held;
+mod pages;
+
+use crate::format::index::UNITS_PER_PAGE;
+use crate::fragment::{BlockMask, FreedUnit};
+use held::Held;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Consecutive units.
@@ -24,7 +30,6 @@ pub struct UnitRun {
 #[derive(Clone, Copy, Debug)]
 struct Recycled {
     unit: u32,
-    backed: u32,
     freed_by: u64,
     ticket: u64,
 }
@@ -40,8 +45,13 @@ pub struct Space {
     in_use: u32,
     dirty: BTreeSet<u32>,
     recycled: VecDeque<Recycled>,
-    /// Blocks of recycled units that the host holds space for, at most.
-    recycled_blocks: u64,
+    /// What the host holds of units in use that are neither homes nor the index's: recycled ones,
+    /// those on their way back to the host, those claimed by writes that are not applied yet.
+    loose: Held,
+    /// What it holds of units of pages and spare ones.
+    index: Held,
+    /// Pages claimed that the host may still be asked for.
+    pages_asked: u64,
     /// Units without pages, with all their space, so that pages can be written when the host has
     /// none left; and those whose space is being asked for.
     spare: BTreeSet<u32>,
@@ -54,8 +64,6 @@ pub struct Space {
     page_units: BTreeMap<u32, u16>,
     /// Those of `page_units` with a free page.
     page_units_open: BTreeSet<u32>,
-    /// Pages of units that are claimed whole for one long run.
-    long_run_pages: u64,
 }
 
 impl Space {
@@ -70,14 +78,15 @@ impl Space {
             in_use: 0,
             dirty: BTreeSet::new(),
             recycled: VecDeque::new(),
-            recycled_blocks: 0,
+            loose: Held::default(),
+            index: Held::default(),
+            pages_asked: 0,
             spare: BTreeSet::new(),
             preparing: BTreeSet::new(),
             spare_wanted: spare_pages.div_ceil(pages_per_unit) as usize,
             whole: BTreeSet::new(),
             page_units: BTreeMap::new(),
             page_units_open: BTreeSet::new(),
-            long_run_pages: 0,
         };
         for unit in 0..reserved {
             space.set(unit, true);
@@ -97,59 +106,33 @@ impl Space {
         self.recycled.len()
     }
 
-    /// Blocks of recycled units that the host holds space for, at most.
+    /// Blocks that the host holds for nobody, and will get back or see used again.
     #[must_use]
-    pub const fn recycled_blocks(&self) -> u64 {
-        self.recycled_blocks
+    pub const fn loose_blocks(&self) -> u64 {
+        self.loose.blocks()
     }
 
-    /// Pages held for the index, spare ones included.
+    /// Those of one unit.
     #[must_use]
-    pub fn index_pages(&self) -> u64 {
-        let units = self.page_units.len() + self.spare.len() + self.preparing.len();
-        units as u64 * u64::from(self.pages_per_unit) + self.long_run_pages
+    pub fn loose_of(&self, unit: u32) -> BlockMask {
+        self.loose.of(unit)
     }
 
-    /// Pages that can be written though the host has no space left.
-    #[must_use]
-    pub fn pages_at_hand(&self) -> u64 {
-        let open = self.page_units_open.intersection(&self.whole);
-        let open: u32 =
-            open.map(|unit| self.pages_per_unit - self.page_units[unit].count_ones()).sum();
-        u64::from(open) + self.spare.len() as u64 * u64::from(self.pages_per_unit)
+    /// The host holds these blocks of a unit that is nobody's home. Gives how many of them were
+    /// not known of.
+    pub fn given(&mut self, unit: u32, mask: BlockMask) -> u64 {
+        assert!(self.is_used(unit), "unit {unit} got space although it is free");
+        self.loose.add(unit, mask)
     }
 
-    /// Spare units that are missing.
-    #[must_use]
-    pub fn spare_missing(&self) -> usize {
-        self.spare_wanted.saturating_sub(self.spare.len() + self.preparing.len())
+    /// A claimed unit is a chunk's home now. Gives the blocks of it that the host holds.
+    pub fn becomes_home(&mut self, unit: u32) -> BlockMask {
+        self.loose.take(unit)
     }
 
-    /// Spare units, those being prepared included.
-    pub fn spares(&self) -> impl Iterator<Item = u32> {
-        self.spare.iter().chain(&self.preparing).copied()
-    }
-
-    /// A claimed unit, or one taken from the recycled ones, is to become spare: its space is being
-    /// asked for.
-    pub fn prepare_spare(&mut self, unit: u32) {
-        assert!(self.is_used(unit), "a spare unit is claimed first");
-        self.preparing.insert(unit);
-    }
-
-    /// The host has given its space, or has none.
-    pub fn spare_prepared(&mut self, unit: u32, given: bool) {
-        self.preparing.remove(&unit);
-        if given {
-            self.spare.insert(unit);
-        } else {
-            self.recycle(FreedUnit { unit, backed: self.pages_per_unit }, 0, 0);
-        }
-    }
-
-    /// Units that hold short runs of pages.
-    pub fn units_of_pages(&self) -> impl Iterator<Item = u32> {
-        self.page_units.keys().copied()
+    /// All units that the ledger knows anything of.
+    pub fn ledger(&self) -> impl Iterator<Item = u32> {
+        self.loose.units().chain(self.index.units())
     }
 
     /// Whether a unit is in use.
@@ -267,9 +250,7 @@ impl Space {
     }
 
     fn pop_recycled(&mut self) -> Option<u32> {
-        let popped = self.recycled.pop_front()?;
-        self.recycled_blocks -= u64::from(popped.backed);
-        Some(popped.unit)
+        self.recycled.pop_front().map(|popped| popped.unit)
     }
 
     /// A durable record of batch `seq` freed a unit; `ticket` is the next one to be given out.
@@ -277,8 +258,8 @@ impl Space {
         assert!(self.is_used(freed.unit), "unit {} was freed twice", freed.unit);
         self.dirty.insert(freed.unit / UNITS_PER_PAGE);
         let FreedUnit { unit, backed } = freed;
-        self.recycled_blocks += u64::from(backed);
-        self.recycled.push_back(Recycled { unit, backed, freed_by: seq, ticket });
+        self.loose.add(unit, backed);
+        self.recycled.push_back(Recycled { unit, freed_by: seq, ticket });
     }
 
     /// Takes out the recycled units that a checkpoint starting behind batch `replayed` may give
@@ -298,6 +279,7 @@ impl Space {
     /// A unit is free for anything.
     pub fn release(&mut self, unit: u32) {
         assert!(self.is_used(unit), "unit {unit} was released twice");
+        self.loose.take(unit);
         self.set(unit, false);
         self.cursor = self.cursor.min(unit);
     }
@@ -312,8 +294,7 @@ impl Space {
         for unit in units {
             if !self.is_used(unit) {
                 self.set(unit, true);
-                // How much of it the host holds is not known. Counted as nothing, it promises
-                // nothing when it is given back.
+                // How much of it the host holds is not known.
                 self.recycle(FreedUnit { unit, backed: 0 }, 0, 0);
             }
         }
@@ -322,123 +303,6 @@ impl Space {
     /// Recycled units, for the root.
     pub fn recycled(&self) -> impl Iterator<Item = u32> {
         self.recycled.iter().map(|r| r.unit)
-    }
-
-    // ---- pages of the index -------------------------------------------------------------------
-
-    /// Contiguous pages for the index.
-    pub fn claim_pages(&mut self, count: u32) -> Option<PageRun> {
-        let per_unit = self.pages_per_unit;
-        let length = u16::try_from(count).ok()?;
-        if count > per_unit {
-            let units = count.div_ceil(per_unit);
-            let unit = self.find_long(units)?;
-            self.claim_run(unit, units);
-            self.long_run_pages += u64::from(units * per_unit);
-            return Some(PageRun { page: u64::from(unit) * u64::from(per_unit), count: length });
-        }
-        let fits = |mask: u16| (0..=per_unit - count).find(|at| mask & run_mask(*at, count) == 0);
-        // A few tries keep this quick; a new unit is cheap.
-        let found = self
-            .page_units_open
-            .iter()
-            .take(8)
-            .find_map(|unit| fits(self.page_units[unit]).map(|at| (*unit, at)));
-        let (unit, at) = match found {
-            Some(found) => found,
-            None => match self.spare.pop_first() {
-                Some(unit) => {
-                    self.whole.insert(unit);
-                    self.dirty.insert(unit / UNITS_PER_PAGE);
-                    (unit, 0)
-                }
-                None => (self.claim(1)?.unit, 0),
-            },
-        };
-        let mask = self.page_units.entry(unit).or_default();
-        *mask |= run_mask(at, count);
-        if *mask == run_mask(0, per_unit) {
-            self.page_units_open.remove(&unit);
-        } else {
-            self.page_units_open.insert(unit);
-        }
-        Some(PageRun { page: u64::from(unit) * u64::from(per_unit) + u64::from(at), count: length })
-    }
-
-    fn find_long(&self, units: u32) -> Option<u32> {
-        let mut from = 0;
-        loop {
-            let (unit, count) = self.find_free_from(from, self.units_max, units)?;
-            if count == units {
-                return Some(unit);
-            }
-            from = unit + count + 1;
-        }
-    }
-
-    /// While opening: the index on disk uses these pages.
-    pub fn adopt_pages(&mut self, run: PageRun) {
-        let per_unit = u64::from(self.pages_per_unit);
-        if u64::from(run.count) > per_unit {
-            let units = u64::from(run.count).div_ceil(per_unit);
-            self.long_run_pages += units * per_unit;
-            return;
-        }
-        let unit = (run.page / per_unit) as u32;
-        let mask = self.page_units.entry(unit).or_default();
-        *mask |= run_mask((run.page % per_unit) as u32, u32::from(run.count));
-        if *mask == run_mask(0, per_unit as u32) {
-            self.page_units_open.remove(&unit);
-        } else {
-            self.page_units_open.insert(unit);
-        }
-    }
-
-    /// Pages are free again. Gives the units that hold no page any more, still in use; those that
-    /// are wanted as spare ones stay.
-    pub fn free_pages(&mut self, run: PageRun) -> Vec<u32> {
-        let per_unit = u64::from(self.pages_per_unit);
-        let first = (run.page / per_unit) as u32;
-        if u64::from(run.count) > per_unit {
-            let units = u64::from(run.count).div_ceil(per_unit);
-            self.long_run_pages -= units * per_unit;
-            return (first..first + units as u32).collect();
-        }
-        let mask = self.page_units.get_mut(&first).expect("freed pages lie in a unit of pages");
-        let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
-        assert!(*mask & freed == freed, "pages were freed twice");
-        *mask &= !freed;
-        if *mask == 0 {
-            self.page_units.remove(&first);
-            self.page_units_open.remove(&first);
-            if self.whole.remove(&first) && self.spare_missing() > 0 {
-                self.spare.insert(first);
-                return Vec::new();
-            }
-            vec![first]
-        } else {
-            self.page_units_open.insert(first);
-            Vec::new()
-        }
-    }
-
-    /// Units that will hold no page once `runs` are freed.
-    #[must_use]
-    pub fn units_emptied_by(&self, runs: &[PageRun]) -> Vec<u32> {
-        let per_unit = u64::from(self.pages_per_unit);
-        let mut masks: BTreeMap<u32, u16> = BTreeMap::new();
-        let mut emptied = Vec::new();
-        for run in runs {
-            let first = (run.page / per_unit) as u32;
-            if u64::from(run.count) > per_unit {
-                emptied.extend(first..first + u64::from(run.count).div_ceil(per_unit) as u32);
-            } else {
-                let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
-                *masks.entry(first).or_insert_with(|| self.page_units[&first]) &= !freed;
-            }
-        }
-        emptied.extend(masks.into_iter().filter(|(_, mask)| *mask == 0).map(|(unit, _)| unit));
-        emptied
     }
 
     // ---- allocation pages ---------------------------------------------------------------------
@@ -491,16 +355,12 @@ impl Space {
     }
 }
 
-const fn run_mask(at: u32, count: u32) -> u16 {
-    (((1u32 << count) - 1) << at) as u16
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn freed(unit: u32) -> FreedUnit {
-        FreedUnit { unit, backed: 4 }
+        FreedUnit { unit, backed: 0b1111 }
     }
 
     #[test]
@@ -528,47 +388,6 @@ mod tests {
         space.release(5);
         assert_eq!(space.units_in_use(), 5);
         assert_eq!(space.claim(9), Some(UnitRun { unit: 1, count: 1 }));
-    }
-
-    #[test]
-    fn pages_share_units_and_empty_units_are_found() {
-        let mut space = Space::new(1000, 4, 1, 0);
-        let a = space.claim_pages(3).expect("space");
-        let b = space.claim_pages(1).expect("space");
-        let c = space.claim_pages(2).expect("space");
-        let long = space.claim_pages(9).expect("space");
-        assert_eq!((a.page, b.page, c.page, long.page), (4, 7, 8, 12));
-        assert_eq!(space.index_pages(), 4 + 4 + 12);
-        assert_eq!(space.units_emptied_by(&[a, long]), [3, 4, 5]);
-        assert_eq!(space.units_emptied_by(&[a, b]), [1]);
-        assert_eq!(space.free_pages(a), []);
-        assert_eq!(space.claim_pages(2).map(|run| run.page), Some(4));
-        assert_eq!(space.free_pages(c), [2]);
-        assert_eq!(space.free_pages(long), [3, 4, 5]);
-    }
-
-    #[test]
-    fn spare_units_serve_pages_and_come_back() {
-        let mut space = Space::new(100, 4, 1, 4);
-        let unit = space.claim(1).expect("space").unit;
-        space.prepare_spare(unit);
-        assert_eq!((space.pages_at_hand(), space.spare_missing(), space.index_pages()), (0, 0, 4));
-        space.spare_prepared(unit, true);
-        assert_eq!(space.pages_at_hand(), 4);
-        let run = space.claim_pages(3).expect("space");
-        assert_eq!((run.page, space.pages_at_hand(), space.spare_missing()), (4, 1, 1));
-        assert_eq!(space.free_pages(run), [], "it is spare again");
-        assert_eq!((space.pages_at_hand(), space.spare_missing()), (4, 0));
-        // One more than wanted is given away.
-        let run = space.claim_pages(4).expect("space");
-        let other = space.claim(1).expect("space").unit;
-        space.prepare_spare(other);
-        assert_eq!(space.free_pages(run), [unit]);
-        space.spare_prepared(other, false);
-        assert_eq!(
-            (space.recycled().collect::<Vec<_>>(), space.recycled_blocks()),
-            (vec![other], 4)
-        );
     }
 
     #[test]

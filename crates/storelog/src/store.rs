@@ -82,6 +82,11 @@ pub struct Usage {
     pub used: u64,
     /// What may still be written.
     pub free: u64,
+    /// What the host holds for the store now, as far as is certain: never more than it does.
+    pub held: u64,
+    /// What can be written to new places at once: never more than the host has left, if nobody
+    /// else took of it since it last reported.
+    pub host_room: u64,
 }
 
 /// Commands of one fragment that are on their way.
@@ -103,8 +108,8 @@ pub(crate) struct Active {
 
 /// Why a disk operation was begun.
 pub(crate) enum Purpose {
-    /// Part of a write's fresh extents or reservations.
-    Extent(u64),
+    /// Part of a write's fresh extents or reservations, at that place in the data area.
+    Extent { write: u64, offset: u64, len: u64 },
     /// Part of the batch in flight.
     Batch,
     /// A piece of a read.
@@ -153,10 +158,10 @@ pub struct Store {
     pub(crate) root: PageRun,
     /// Pages that no index in memory uses but the one on disk may.
     pub(crate) replaced_pages: Vec<PageRun>,
-    /// Units that nothing uses but replay from the installed checkpoint might.
-    pub(crate) held_units: Vec<u32>,
     pub(crate) logged_bytes: usize,
     pub(crate) pending_bytes: u64,
+    /// Blocks whose space is on its way from the host or back to it: in neither's books.
+    pub(crate) asked_blocks: u64,
     pub(crate) host_free: u64,
     pub(crate) held_at_report: u64,
     pub(crate) now: u64,
@@ -171,6 +176,8 @@ pub struct Store {
     /// Checkpoints begun while idle since the last write.
     pub(crate) idle_checkpoints: u8,
     pub(crate) retry_checkpoint_at: u64,
+    /// The host has nothing for spare units until then.
+    pub(crate) retry_spares_at: u64,
     /// The last checkpoint found no space: what is left of the log is for deletes and discards.
     pub(crate) short_of_space: bool,
     /// A batch waits until a checkpoint has made fragments clean: there are no pages for more.
@@ -247,6 +254,8 @@ impl Store {
         Usage {
             used: self.held_bytes() + unbacked,
             free: self.room().saturating_sub(self.reserve_bytes()),
+            held: self.held_bytes(),
+            host_room: self.host_room(),
         }
     }
 
@@ -337,7 +346,9 @@ impl Store {
             return;
         };
         match purpose {
-            Purpose::Extent(write) => self.extent_done(write, completion.result, out),
+            Purpose::Extent { write, offset, len } => {
+                self.extent_done(write, (offset, len), completion.result, out);
+            }
             Purpose::Batch => self.batch_done(completion.result.err().as_ref(), out),
             Purpose::Read { read, piece } => self.piece_read(read, piece, completion.result, out),
             Purpose::Page(fragment) => self.page_read(fragment, completion.result, out),

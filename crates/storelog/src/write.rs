@@ -5,10 +5,12 @@
 //! and the data area is flushed together with the log before the batch counts as durable. A batch
 //! that was cut short by a crash is recognised by its checksums and was never acknowledged.
 
+mod reserve;
+
 use crate::checksum::block_crc;
-use crate::command::{Answer, CommandId, Effect, ZeroKind};
+use crate::command::{Answer, CommandId, Effect};
 use crate::format::batch::{Body, Placed, Record};
-use crate::fragment::FreedUnit;
+use crate::fragment::{BlockMask, FreedUnit};
 use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
 use crate::space::UnitRun;
 use crate::store::{Purpose, Store, out_of_range};
@@ -26,6 +28,11 @@ pub(crate) struct PendingWrite {
     /// Counted in the store's pending bytes.
     pub need: u64,
     ops_left: u32,
+    /// Blocks that the host is being asked for: counted in the store's asked blocks.
+    pub asked: u64,
+    /// Blocks of its own homes that a reservation got, and those it may have got or not.
+    given: Vec<(u32, BlockMask)>,
+    doubtful: Vec<(u32, BlockMask)>,
     /// The data area must be flushed with the batch.
     pub flush_data: bool,
     /// Units claimed for it.
@@ -94,17 +101,16 @@ impl Store {
             edges.extend(blocks(end * per_chunk, start + count));
             edges
         };
-        let write = self.next_write;
+        let (write, mut asked) = (self.next_write, 0);
         let mut chunk = first;
         for run in &units {
-            let op = DiskOp::Write {
-                area: Area::Data,
-                offset: self.unit_offset(run.unit),
-                data: blocks(chunk * per_chunk, (chunk + run.count) * per_chunk),
-                durable: false,
-            };
+            let (offset, len) =
+                (self.unit_offset(run.unit), u64::from(run.count) * self.geometry().chunk_bytes());
+            let data = blocks(chunk * per_chunk, (chunk + run.count) * per_chunk);
+            let op = DiskOp::Write { area: Area::Data, offset, data, durable: false };
             chunk += run.count;
-            self.disk(Purpose::Extent(write), op, out);
+            asked += self.ask(offset, len);
+            self.disk(Purpose::Extent { write, offset, len }, op, out);
         }
         let record = Record {
             fragment,
@@ -121,101 +127,15 @@ impl Store {
                 data: if units.is_empty() { Vec::new() } else { data },
                 need,
                 ops_left: units.len() as u32,
+                asked,
+                given: Vec::new(),
+                doubtful: Vec::new(),
                 flush_data: !units.is_empty(),
                 units,
                 failed: None,
             },
             false,
         );
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
-    pub(crate) fn run_zero(
-        &mut self,
-        command: CommandId,
-        fragment: FragmentId,
-        vid: Vid,
-        version: Version,
-        (start, count): (u32, u32),
-        kind: ZeroKind,
-        out: &mut Vec<Effect>,
-    ) {
-        if !self.in_fragment(start, count) {
-            return out.push(Effect::Reply(command, out_of_range()));
-        }
-        let mut write = PendingWrite {
-            command,
-            record: Record {
-                fragment,
-                vid,
-                version,
-                prev: Version::ZERO,
-                body: Body::Zero { start, count, kind, units: Vec::new() },
-            },
-            payload: Vec::new(),
-            data: Vec::new(),
-            need: 0,
-            ops_left: 0,
-            flush_data: false,
-            units: Vec::new(),
-            failed: None,
-        };
-        let exclusive = kind == ZeroKind::Reserve;
-        if exclusive && !self.plan_reservation(&mut write, out) {
-            return out.push(Effect::Reply(command, Err(no_space())));
-        }
-        self.admit(write, exclusive);
-    }
-
-    /// Asks the host for the space of a reservation: chunks without a home get one, blocks without
-    /// space get it. Nothing else of the fragment is on its way, so what is seen now holds when
-    /// the record is applied.
-    fn plan_reservation(&mut self, write: &mut PendingWrite, out: &mut Vec<Effect>) -> bool {
-        let Body::Zero { start, count, units, .. } = &mut write.record.body else {
-            return false;
-        };
-        let (start, count) = (*start, *count);
-        let (fragment, vid) = (write.record.fragment, write.record.vid);
-        write.need = self.adds(fragment, vid, start, count);
-        if !self.has_room(write.need) {
-            return false;
-        }
-        let geometry = self.geometry();
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        for (chunk, mask) in chunk_masks(start, count, geometry.blocks_per_chunk()) {
-            let (own, backed) = self
-                .index
-                .loaded(fragment)
-                .and_then(|loaded| loaded.fragment.chunk(vid, chunk))
-                .map_or((None, 0), |c| (c.unit, c.backed | c.stale));
-            let unit = match own {
-                Some(unit) => unit,
-                None => {
-                    let Some(run) = self.claim_for_log(1) else {
-                        self.release_units(&write.units);
-                        return false;
-                    };
-                    write.units.push(run);
-                    run.unit
-                }
-            };
-            // Named even if it is the chunk's own: a home given by destaging is not in the log.
-            units.push(Placed { chunk, unit });
-            for (slot, blocks) in mask_runs(mask & !backed) {
-                let offset = self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64;
-                let len = u64::from(blocks) * BLOCK_SIZE as u64;
-                match ranges.last_mut() {
-                    Some(last) if last.0 + last.1 == offset => last.1 += len,
-                    _ => ranges.push((offset, len)),
-                }
-            }
-        }
-        write.ops_left = ranges.len() as u32;
-        write.flush_data = !ranges.is_empty();
-        for (offset, len) in ranges {
-            self.disk(Purpose::Extent(self.next_write), DiskOp::Allocate { offset, len }, out);
-        }
-        true
     }
 
     pub(crate) fn run_delete(
@@ -246,6 +166,9 @@ impl Store {
                 data: Vec::new(),
                 need: 0,
                 ops_left: 0,
+                asked: 0,
+                given: Vec::new(),
+                doubtful: Vec::new(),
                 flush_data: false,
                 units: Vec::new(),
                 failed: None,
@@ -291,31 +214,36 @@ impl Store {
         Some((runs, placed))
     }
 
-    /// Units of a write that will not happen. The host may hold space for them already, and an
-    /// operation may still be writing them.
+    /// The units of a range of the data area, and the blocks in them.
+    fn unit_masks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u32, BlockMask)> + use<> {
+        let (block, per_unit) = (BLOCK_SIZE as u64, u64::from(self.geometry().blocks_per_chunk()));
+        let (start, end) = (offset / block, (offset + len) / block);
+        (start / per_unit..end.div_ceil(per_unit)).map(move |unit| {
+            let from = start.max(unit * per_unit) - unit * per_unit;
+            let to = end.min((unit + 1) * per_unit) - unit * per_unit;
+            (unit as u32, (((1u32 << (to - from)) - 1) << from) as BlockMask)
+        })
+    }
+
+    /// The host is asked for the space of a range. Gives the blocks it may not hold yet.
+    fn ask(&mut self, offset: u64, len: u64) -> u64 {
+        let lacking = |(unit, mask): (u32, BlockMask)| {
+            u64::from((mask & !self.space.loose_of(unit)).count_ones())
+        };
+        let asked = self.unit_masks(offset, len).map(lacking).sum();
+        self.asked_blocks += asked;
+        asked
+    }
+
+    /// Units of a write that will not happen. An operation may still be writing them.
     pub(crate) fn release_units(&mut self, runs: &[UnitRun]) {
         let ticket = self.tickets.next();
         for unit in runs.iter().flat_map(|run| run.unit..run.unit + run.count) {
-            let freed = FreedUnit { unit, backed: self.geometry().blocks_per_chunk() };
-            // No record names it; whatever freed it before is durable.
+            // What the host holds of it is in the books. No record names it; whatever freed it
+            // before is durable.
+            let freed = FreedUnit { unit, backed: 0 };
             self.space.recycle(freed, self.log.durable, ticket);
         }
-    }
-
-    /// A reservation that was refused may have got some of its space in units that stay.
-    pub(crate) fn release_reservation(&mut self, record: &Record) {
-        let Body::Zero { start, count, kind: ZeroKind::Reserve, units } = &record.body else {
-            return;
-        };
-        let per_chunk = self.geometry().blocks_per_chunk();
-        self.index.change_space(record.fragment, |loaded| {
-            for ((chunk, mask), placed) in chunk_masks(*start, *count, per_chunk).zip(units) {
-                loaded.fragment.add_stale(record.vid, chunk, placed.unit, mask);
-            }
-        });
-        self.index.mark_dirty(record.fragment);
-        self.dirty_since.get_or_insert(self.now);
-        self.stale_pending = true;
     }
 
     fn admit(&mut self, write: PendingWrite, exclusive: bool) {
@@ -351,6 +279,7 @@ impl Store {
     pub(crate) fn extent_done(
         &mut self,
         id: u64,
+        (offset, len): (u64, u64),
         result: Result<Bytes, DiskError>,
         out: &mut Vec<Effect>,
     ) {
@@ -362,9 +291,23 @@ impl Store {
         if result.is_err() {
             self.host_is_full();
         }
+        let parts = self.unit_masks(offset, len);
         let Some(write) = self.writes.get_mut(&id) else {
             return;
         };
+        for (unit, mask) in parts {
+            if write.units().any(|claimed| claimed == unit) {
+                if result.is_ok() {
+                    let given = self.space.given(unit, mask);
+                    write.asked -= given;
+                    self.asked_blocks -= given;
+                }
+            } else if result.is_ok() {
+                write.given.push((unit, mask));
+            } else {
+                write.doubtful.push((unit, mask));
+            }
+        }
         write.failed = write.failed.take().or(result.err());
         write.ops_left -= 1;
         if write.ops_left == 0 {
@@ -388,6 +331,7 @@ impl Store {
         write.payload = std::mem::take(&mut write.data);
         write.flush_data = false;
         write.failed = None;
+        self.asked_blocks -= std::mem::take(&mut write.asked);
         let units = std::mem::take(&mut write.units);
         self.release_units(&units);
     }

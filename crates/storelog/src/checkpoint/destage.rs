@@ -1,9 +1,10 @@
 //! Destaging: blocks that are in the log only go home, space that nobody wants goes back to the
 //! host before anything new is written. What memory no longer holds is fetched from the log first.
 
-use super::CheckpointOp;
+use super::{CheckpointOp, Home, PunchBlocks};
 use crate::checksum::block_crc;
 use crate::command::Effect;
+use crate::fragment::BlockMask;
 use crate::io::{Area, DiskError, DiskOp};
 use crate::store::Store;
 use crate::write::mask_runs;
@@ -69,12 +70,21 @@ impl Store {
                 return;
             };
             let mask = blocks.keys().fold(0u16, |mask, slot| mask | (1 << slot));
+            let has_space = self
+                .index
+                .loaded(id)
+                .and_then(|loaded| loaded.fragment.chunk(vid, index))
+                .map_or(0, |chunk| chunk.backed | chunk.stale);
             for (slot, count) in mask_runs(mask) {
                 let run = blocks.range(slot..slot + count).map(|(_, block)| block);
                 let (data, seqs): (Vec<Bytes>, Vec<u64>) = run.cloned().unzip();
                 let ticket = self.tickets.begin();
                 let first = u32::from(index) * per_chunk + slot;
-                let what = CheckpointOp::Home { fragment: id, vid, unit, first, seqs, ticket };
+                let lacking = run_mask(slot, count) & !has_space;
+                let asked = u64::from(lacking.count_ones());
+                self.asked_blocks += asked;
+                let home = Home { fragment: id, vid, unit, first, seqs, ticket, asked };
+                let what = CheckpointOp::Home(home);
                 let offset = self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64;
                 let op = DiskOp::Write { area: Area::Data, offset, data, durable: false };
                 self.checkpoint_op(what, op, out);
@@ -94,13 +104,17 @@ impl Store {
             self.stale_pending = true;
             return;
         }
-        let stale: Vec<(Vid, u8, u32, u16)> = loaded
+        let stale: Vec<(Vid, u8, u32, u16, u16)> = loaded
             .fragment
             .chunks()
-            .filter(|(_, _, chunk)| chunk.stale != 0)
-            .filter_map(|(vid, index, chunk)| Some((vid, index, chunk.unit?, chunk.stale)))
+            .filter(|(_, _, chunk)| chunk.stale | chunk.doubtful != 0)
+            .filter_map(|(vid, index, chunk)| {
+                Some((vid, index, chunk.unit?, chunk.stale, chunk.doubtful))
+            })
             .collect();
-        for (vid, index, unit, mask) in stale {
+        for (vid, index, unit, stale, doubtful) in stale {
+            let mask = stale | doubtful;
+            self.asked_blocks += u64::from(stale.count_ones());
             self.index.change_space(id, |loaded| {
                 loaded.fragment.forget_stale(vid, index);
                 loaded.punching += mask_runs(mask).count() as u32;
@@ -110,28 +124,28 @@ impl Store {
                     offset: self.unit_offset(unit) + u64::from(slot) * BLOCK_SIZE as u64,
                     len: u64::from(count) * BLOCK_SIZE as u64,
                 };
-                let what = CheckpointOp::PunchBlocks {
+                let run = run_mask(slot, count);
+                let punch = PunchBlocks {
                     fragment: id,
                     vid,
                     chunk: index,
                     unit,
-                    mask: (((1u32 << count) - 1) << slot) as u16,
+                    stale: stale & run,
+                    doubtful: doubtful & run,
                     ticket: self.tickets.begin(),
                 };
-                self.checkpoint_op(what, op, out);
+                self.checkpoint_op(CheckpointOp::PunchBlocks(punch), op, out);
             }
         }
     }
 
-    /// A punch of stale blocks ended; if the host refused it, they are stale still.
-    pub(super) fn blocks_punched(&mut self, op: &CheckpointOp, done: bool, out: &mut Vec<Effect>) {
-        let CheckpointOp::PunchBlocks { fragment, vid, chunk, unit, mask, .. } = *op else {
-            return;
-        };
+    /// A punch of stale blocks ended; if the host refused it, it may have done a part.
+    pub(super) fn blocks_punched(&mut self, punch: PunchBlocks, done: bool, out: &mut Vec<Effect>) {
+        let PunchBlocks { fragment, vid, chunk, unit, stale, doubtful, .. } = punch;
         self.index.change_space(fragment, |loaded| {
             loaded.punching = loaded.punching.saturating_sub(1);
             if !done {
-                loaded.fragment.add_stale(vid, chunk, unit, mask);
+                loaded.fragment.add_doubtful(vid, chunk, unit, stale | doubtful);
             }
         });
         self.drain_waiting(fragment, out);
@@ -143,8 +157,15 @@ impl Store {
         if own.is_some() {
             return own;
         }
-        let unit = self.space.claim(1)?.unit;
-        self.index.loaded(id)?.fragment.give_home(vid, index, unit);
+        let unit = match self.unit_on_its_way(id, vid, index) {
+            Some(unit) => unit,
+            None => self.space.claim(1)?.unit,
+        };
+        let held = self.space.becomes_home(unit);
+        self.index.change_space(id, |loaded| {
+            loaded.fragment.give_home(vid, index, unit);
+            loaded.fragment.set_backed(vid, index, unit, held);
+        });
         Some(unit)
     }
 
@@ -207,28 +228,36 @@ impl Store {
         }
     }
 
-    pub(super) fn home_written(&mut self, op: &CheckpointOp) {
-        let CheckpointOp::Home { fragment, vid, unit, first, seqs, .. } = op else {
-            return;
-        };
-        let Some(loaded) = self.index.loaded(*fragment) else {
-            return;
-        };
-        let (chunk, _) = loaded.fragment.locate(*first);
-        let (mut mask, mut freed_blocks, mut freed_bytes) = (0, 0, 0);
-        for (block, seq) in (*first..).zip(seqs) {
-            mask |= loaded.fragment.locate(block).1;
-            if loaded.logged.get(&(*vid, block)).is_some_and(|logged| logged.seq == *seq)
-                && let Some(logged) = loaded.logged.remove(&(*vid, block))
-            {
-                freed_blocks += 1;
-                freed_bytes += logged.bytes.map_or(0, |bytes| bytes.len());
+    pub(super) fn home_written(&mut self, home: &Home) {
+        let Home { fragment, vid, unit, first, ref seqs, .. } = *home;
+        let per_chunk = self.geometry().blocks_per_chunk();
+        let (chunk, slot) = ((first / per_chunk) as u8, first % per_chunk);
+        let mask = run_mask(slot, seqs.len() as u32);
+        let (mut freed_blocks, mut freed_bytes) = (0, 0);
+        if let Some(loaded) = self.index.loaded(fragment) {
+            for (block, seq) in (first..).zip(seqs) {
+                if loaded.logged.get(&(vid, block)).is_some_and(|logged| logged.seq == *seq)
+                    && let Some(logged) = loaded.logged.remove(&(vid, block))
+                {
+                    freed_blocks += 1;
+                    freed_bytes += logged.bytes.map_or(0, |bytes| bytes.len());
+                }
             }
         }
         self.logged_bytes -= freed_bytes;
-        self.index.change_space(*fragment, |loaded| {
-            loaded.fragment.set_backed(*vid, chunk, *unit, mask);
+        let mut at_home = false;
+        self.index.change_space(fragment, |loaded| {
+            at_home = loaded.fragment.set_backed(vid, chunk, unit, mask);
         });
+        if !at_home {
+            // The chunk left the unit meanwhile; this write keeps it from being used again.
+            self.space.given(unit, mask);
+        }
         self.stats.destaged_blocks += freed_blocks;
     }
+}
+
+/// Blocks `at..at + count` of a unit.
+const fn run_mask(at: u32, count: u32) -> BlockMask {
+    (((1u32 << count) - 1) << at) as BlockMask
 }

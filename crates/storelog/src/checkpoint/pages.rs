@@ -51,6 +51,7 @@ impl Store {
     }
 
     pub(super) fn page_written(&mut self, id: FragmentId, run: PageRun) {
+        self.space.pages_written(run);
         let replaced = match self.index.set_page(id, run) {
             Some(old) => old,
             // The fragment was forgotten meanwhile; nothing will ever read this page.
@@ -75,7 +76,7 @@ impl Store {
         checkpoint.no_space |= !claimed;
         self.checkpoint = Some(checkpoint);
         for (run, bytes) in planned {
-            self.write_run(CheckpointOp::IndexPage, run, &bytes, out);
+            self.write_run(CheckpointOp::IndexPage(run), run, &bytes, out);
         }
     }
 
@@ -147,7 +148,6 @@ impl Store {
         let mut also_free: BTreeSet<u32> =
             self.space.recycled().chain(self.space.spares()).collect();
         also_free.extend(self.writes.values().flat_map(PendingWrite::units));
-        also_free.extend(checkpoint.held.iter().chain(&self.held_units));
         let mut unpunched: Vec<u32> = also_free.iter().copied().collect();
         for unit in self.space.units_emptied_by(&checkpoint.replaced) {
             if also_free.insert(unit) {
@@ -164,8 +164,10 @@ impl Store {
                 / 4,
         );
         let root = Root { serial: self.serial + 1, entry_pages, space_pages, unpunched };
-        let bytes = root.encode();
-        // All that was claimed, used or not: opening must find the same pages in use.
+        let mut bytes = root.encode();
+        // All that was claimed, used or not: opening must find the same pages in use, and that
+        // they have their space.
+        bytes.resize(checkpoint.root.bytes(), 0);
         checkpoint.root_bytes = checkpoint.root.bytes() as u64;
         written.push((checkpoint.root, bytes));
         written

@@ -43,7 +43,7 @@ pub fn encode(
         w.u32(vid.get());
         w.u8(index);
         w.u32(chunk.unit.unwrap_or(NO_UNIT));
-        for mask in [chunk.data, chunk.zero, chunk.backed, chunk.stale] {
+        for mask in [chunk.data, chunk.zero, chunk.backed, chunk.stale | chunk.doubtful] {
             w.u16(mask);
         }
         for slot in 0..geometry.blocks_per_chunk() as usize {
@@ -123,7 +123,8 @@ pub fn decode(id: FragmentId, bytes: &[u8], geometry: Geometry) -> Result<Fragme
                 *crc = r.u32()?;
             }
         }
-        fragment.insert(vid, index, Chunk { unit, data, zero, backed, stale, crcs });
+        let chunk = Chunk { unit, data, zero, backed, stale, doubtful: 0, crcs };
+        fragment.insert(vid, index, chunk);
     }
     Ok(FragmentPage { head, batch, fragment })
 }

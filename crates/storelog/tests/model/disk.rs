@@ -141,10 +141,15 @@ impl SimDisk {
         self.capacity = Some(self.allocated.len());
     }
 
+    /// What the host holds for the data area.
+    pub fn held_bytes(&self) -> u64 {
+        (self.allocated.len() * BLOCK_SIZE) as u64
+    }
+
     /// What the host has free for the data area.
     pub fn free_bytes(&self) -> u64 {
-        let blocks =
-            self.capacity.map_or(1 << 28, |capacity| capacity.saturating_sub(self.allocated.len()));
+        let capacity = self.capacity.unwrap_or(1 << 28);
+        let blocks = capacity.saturating_sub(self.allocated.len());
         (blocks * BLOCK_SIZE) as u64
     }
 

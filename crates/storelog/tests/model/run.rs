@@ -78,6 +78,8 @@ pub struct Run {
     interval: u64,
     seq: u64,
     now: u64,
+    /// Somebody else took space of the host since it last reported.
+    somebody_else: bool,
     /// All effects so far, condensed, if asked for.
     pub trace: Option<u64>,
 }
@@ -133,6 +135,7 @@ impl Run {
             interval: 0,
             seq: 0,
             now: 0,
+            somebody_else: false,
             trace: None,
         }
     }
@@ -169,7 +172,7 @@ impl Run {
             };
             assert_eq!(self.disk.in_flight(), 0);
             store.handle(Input::HostFree(self.disk.free_bytes()), &mut effects);
-
+            self.somebody_else = false;
             self.counts.torn += u64::from(report.torn_tail);
             self.counts.replayed += report.records;
             self.store = Some(store);
@@ -281,12 +284,28 @@ impl Run {
         let mut effects = Vec::new();
         self.store.as_mut().expect("open").handle(input, &mut effects);
         self.take(effects);
+        self.check_books();
     }
 
     pub fn pump(&mut self) {
         let mut effects = Vec::new();
         self.store.as_mut().expect("open").pump(&mut effects);
         self.take(effects);
+        self.check_books();
+    }
+
+    /// At no moment does the store count on space that the host does not have.
+    fn check_books(&mut self) {
+        if self.failure().is_some() {
+            return;
+        }
+        let usage = self.store.as_ref().expect("open").usage();
+        let (held, free) = (self.disk.held_bytes(), self.disk.free_bytes());
+        assert!(usage.held <= held, "the host holds {held} bytes: {usage:?}");
+        assert!(
+            self.somebody_else || usage.host_room <= free,
+            "the host has {free} bytes left: {usage:?}"
+        );
     }
 
     fn take(&mut self, effects: Vec<Effect>) {
@@ -390,7 +409,7 @@ impl Run {
             _ => {
                 self.now += [1, 500, 40_000][self.rng.below(3) as usize];
                 self.feed(Input::Tick(self.now));
-                self.feed(Input::HostFree(self.disk.free_bytes()));
+                self.tell_free();
             }
         }
     }
@@ -398,6 +417,7 @@ impl Run {
     /// Somebody else takes all space that the host has left; the store may not know yet.
     pub fn fill_host(&mut self) {
         self.disk.fill();
+        self.somebody_else = true;
     }
 
     /// Pages whose space is kept.
@@ -429,6 +449,7 @@ impl Run {
 
     /// The host's free space, as it is.
     pub fn tell_free(&mut self) {
+        self.somebody_else = false;
         self.feed(Input::HostFree(self.disk.free_bytes()));
     }
 

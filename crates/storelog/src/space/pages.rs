@@ -1,0 +1,276 @@
+//! Pages of the index: units shared by runs of pages, units of their own for long runs, and spare
+//! units whose space is held ready.
+
+use super::Space;
+use crate::format::index::{PageRun, UNITS_PER_PAGE};
+use crate::fragment::{BlockMask, FreedUnit};
+use std::collections::BTreeMap;
+
+impl Space {
+    /// Pages that the host holds for the index, spare ones included.
+    #[must_use]
+    pub const fn index_pages(&self) -> u64 {
+        self.index.blocks()
+    }
+
+    /// Pages that the host does not hold yet and is being asked for.
+    #[must_use]
+    pub fn pages_asked(&self) -> u64 {
+        let lacking = |unit| u64::from((self.whole_unit() & !self.index.of(unit)).count_ones());
+        self.pages_asked + self.preparing.iter().map(|unit| lacking(*unit)).sum::<u64>()
+    }
+
+    const fn whole_unit(&self) -> BlockMask {
+        run_mask(0, self.pages_per_unit)
+    }
+
+    /// The units of a run of pages, and the pages in them.
+    fn parts(&self, run: PageRun) -> impl Iterator<Item = (u32, BlockMask)> + use<> {
+        let per_unit = u64::from(self.pages_per_unit);
+        let end = run.page + u64::from(run.count);
+        (run.page / per_unit..end.div_ceil(per_unit)).map(move |unit| {
+            let from = run.page.max(unit * per_unit) - unit * per_unit;
+            let to = end.min((unit + 1) * per_unit) - unit * per_unit;
+            (unit as u32, run_mask(from as u32, (to - from) as u32))
+        })
+    }
+
+    /// Pages of a run that are not known to have space.
+    fn lacking(&self, run: PageRun) -> u64 {
+        let lacking =
+            |(unit, mask): (u32, BlockMask)| u64::from((mask & !self.index.of(unit)).count_ones());
+        self.parts(run).map(lacking).sum()
+    }
+
+    /// All pages of a claimed run were written.
+    pub fn pages_written(&mut self, run: PageRun) {
+        for (unit, mask) in self.parts(run) {
+            self.pages_asked -= self.index.add(unit, mask);
+        }
+    }
+
+    /// Pages that can be written though the host has no space left.
+    #[must_use]
+    pub fn pages_at_hand(&self) -> u64 {
+        let open = self.page_units_open.intersection(&self.whole);
+        let open: u32 =
+            open.map(|unit| self.pages_per_unit - self.page_units[unit].count_ones()).sum();
+        u64::from(open) + self.spare.len() as u64 * u64::from(self.pages_per_unit)
+    }
+
+    /// Spare units that are missing.
+    #[must_use]
+    pub fn spare_missing(&self) -> usize {
+        self.spare_wanted.saturating_sub(self.spare.len() + self.preparing.len())
+    }
+
+    /// Spare units, those being prepared included.
+    pub fn spares(&self) -> impl Iterator<Item = u32> {
+        self.spare.iter().chain(&self.preparing).copied()
+    }
+
+    /// A claimed unit, or one taken from the recycled ones, is to become spare: its space is being
+    /// asked for.
+    pub fn prepare_spare(&mut self, unit: u32) {
+        assert!(self.is_used(unit), "a spare unit is claimed first");
+        let held = self.loose.take(unit);
+        self.index.add(unit, held);
+        self.preparing.insert(unit);
+    }
+
+    /// The host has given its space, or has none.
+    pub fn spare_prepared(&mut self, unit: u32, given: bool) {
+        self.preparing.remove(&unit);
+        if given {
+            self.index.add(unit, self.whole_unit());
+            self.spare.insert(unit);
+        } else {
+            let backed = self.index.take(unit);
+            self.recycle(FreedUnit { unit, backed }, 0, 0);
+        }
+    }
+
+    /// Units that hold short runs of pages.
+    pub fn units_of_pages(&self) -> impl Iterator<Item = u32> {
+        self.page_units.keys().copied()
+    }
+
+    /// Contiguous pages for the index, to be written whole: [`Space::pages_written`].
+    pub fn claim_pages(&mut self, count: u32) -> Option<PageRun> {
+        let run = self.find_pages(count)?;
+        self.pages_asked += self.lacking(run);
+        Some(run)
+    }
+
+    fn find_pages(&mut self, count: u32) -> Option<PageRun> {
+        let per_unit = self.pages_per_unit;
+        let length = u16::try_from(count).ok()?;
+        if count > per_unit {
+            let units = count.div_ceil(per_unit);
+            let unit = self.find_long(units)?;
+            self.claim_run(unit, units);
+            return Some(PageRun { page: u64::from(unit) * u64::from(per_unit), count: length });
+        }
+        let fits = |mask: u16| (0..=per_unit - count).find(|at| mask & run_mask(*at, count) == 0);
+        // A few tries keep this quick; a new unit is cheap.
+        let found = self
+            .page_units_open
+            .iter()
+            .take(8)
+            .find_map(|unit| fits(self.page_units[unit]).map(|at| (*unit, at)));
+        let (unit, at) = match found {
+            Some(found) => found,
+            None => match self.spare.pop_first() {
+                Some(unit) => {
+                    self.whole.insert(unit);
+                    self.dirty.insert(unit / UNITS_PER_PAGE);
+                    (unit, 0)
+                }
+                None => (self.claim(1)?.unit, 0),
+            },
+        };
+        let mask = self.page_units.entry(unit).or_default();
+        *mask |= run_mask(at, count);
+        if *mask == run_mask(0, per_unit) {
+            self.page_units_open.remove(&unit);
+        } else {
+            self.page_units_open.insert(unit);
+        }
+        Some(PageRun { page: u64::from(unit) * u64::from(per_unit) + u64::from(at), count: length })
+    }
+
+    fn find_long(&self, units: u32) -> Option<u32> {
+        let mut from = 0;
+        loop {
+            let (unit, count) = self.find_free_from(from, self.units_max, units)?;
+            if count == units {
+                return Some(unit);
+            }
+            from = unit + count + 1;
+        }
+    }
+
+    /// While opening: the index on disk uses these pages.
+    pub fn adopt_pages(&mut self, run: PageRun) {
+        let per_unit = u64::from(self.pages_per_unit);
+        for (unit, mask) in self.parts(run) {
+            self.index.add(unit, mask);
+        }
+        if u64::from(run.count) > per_unit {
+            return;
+        }
+        let unit = (run.page / per_unit) as u32;
+        let mask = self.page_units.entry(unit).or_default();
+        *mask |= run_mask((run.page % per_unit) as u32, u32::from(run.count));
+        if *mask == run_mask(0, per_unit as u32) {
+            self.page_units_open.remove(&unit);
+        } else {
+            self.page_units_open.insert(unit);
+        }
+    }
+
+    /// Pages are free again. Gives the units that hold no page any more, still in use; those that
+    /// are wanted as spare ones stay.
+    pub fn free_pages(&mut self, run: PageRun) -> Vec<u32> {
+        let per_unit = u64::from(self.pages_per_unit);
+        let first = (run.page / per_unit) as u32;
+        self.pages_asked -= self.lacking(run);
+        if u64::from(run.count) > per_unit {
+            let units: Vec<u32> = self.parts(run).map(|(unit, _)| unit).collect();
+            units.iter().for_each(|unit| self.index_leaves(*unit));
+            return units;
+        }
+        let mask = self.page_units.get_mut(&first).expect("freed pages lie in a unit of pages");
+        let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
+        assert!(*mask & freed == freed, "pages were freed twice");
+        *mask &= !freed;
+        if *mask == 0 {
+            self.page_units.remove(&first);
+            self.page_units_open.remove(&first);
+            if self.whole.remove(&first) && self.spare_missing() > 0 {
+                self.spare.insert(first);
+                return Vec::new();
+            }
+            self.index_leaves(first);
+            vec![first]
+        } else {
+            self.page_units_open.insert(first);
+            Vec::new()
+        }
+    }
+
+    fn index_leaves(&mut self, unit: u32) {
+        let held = self.index.take(unit);
+        self.loose.add(unit, held);
+    }
+
+    /// Units that will hold no page once `runs` are freed.
+    #[must_use]
+    pub fn units_emptied_by(&self, runs: &[PageRun]) -> Vec<u32> {
+        let per_unit = u64::from(self.pages_per_unit);
+        let mut masks: BTreeMap<u32, u16> = BTreeMap::new();
+        let mut emptied = Vec::new();
+        for run in runs {
+            let first = (run.page / per_unit) as u32;
+            if u64::from(run.count) > per_unit {
+                emptied.extend(first..first + u64::from(run.count).div_ceil(per_unit) as u32);
+            } else {
+                let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
+                *masks.entry(first).or_insert_with(|| self.page_units[&first]) &= !freed;
+            }
+        }
+        emptied.extend(masks.into_iter().filter(|(_, mask)| *mask == 0).map(|(unit, _)| unit));
+        emptied
+    }
+}
+
+pub(super) const fn run_mask(at: u32, count: u32) -> u16 {
+    (((1u32 << count) - 1) << at) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_share_units_and_empty_units_are_found() {
+        let mut space = Space::new(1000, 4, 1, 0);
+        let a = space.claim_pages(3).expect("space");
+        let b = space.claim_pages(1).expect("space");
+        let c = space.claim_pages(2).expect("space");
+        let long = space.claim_pages(9).expect("space");
+        assert_eq!((a.page, b.page, c.page, long.page), (4, 7, 8, 12));
+        assert_eq!((space.index_pages(), space.pages_asked()), (0, 3 + 1 + 2 + 9));
+        [a, b, c, long].into_iter().for_each(|run| space.pages_written(run));
+        assert_eq!((space.index_pages(), space.pages_asked()), (3 + 1 + 2 + 9, 0));
+        assert_eq!(space.units_emptied_by(&[a, long]), [3, 4, 5]);
+        assert_eq!(space.units_emptied_by(&[a, b]), [1]);
+        assert_eq!(space.free_pages(a), []);
+        assert_eq!(space.claim_pages(2).map(|run| run.page), Some(4));
+        assert_eq!(space.free_pages(c), [2]);
+        assert_eq!(space.free_pages(long), [3, 4, 5]);
+    }
+
+    #[test]
+    fn spare_units_serve_pages_and_come_back() {
+        let mut space = Space::new(100, 4, 1, 4);
+        let unit = space.claim(1).expect("space").unit;
+        space.prepare_spare(unit);
+        assert_eq!((space.pages_at_hand(), space.spare_missing()), (0, 0));
+        assert_eq!((space.index_pages(), space.pages_asked()), (0, 4));
+        space.spare_prepared(unit, true);
+        assert_eq!(space.pages_at_hand(), 4);
+        assert_eq!((space.index_pages(), space.pages_asked()), (4, 0));
+        let run = space.claim_pages(3).expect("space");
+        assert_eq!((run.page, space.pages_at_hand(), space.spare_missing()), (4, 1, 1));
+        assert_eq!(space.free_pages(run), [], "it is spare again");
+        assert_eq!((space.pages_at_hand(), space.spare_missing()), (4, 0));
+        // One more than wanted is given away.
+        let run = space.claim_pages(4).expect("space");
+        let other = space.claim(1).expect("space").unit;
+        space.prepare_spare(other);
+        assert_eq!(space.free_pages(run), [unit]);
+        space.spare_prepared(other, false);
+        assert_eq!((space.recycled().collect::<Vec<_>>(), space.loose_blocks()), (vec![other], 4));
+    }
+}
