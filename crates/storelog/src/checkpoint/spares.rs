@@ -4,7 +4,6 @@ use super::{CheckpointOp, RETRY_MS};
 use crate::command::Effect;
 use crate::io::DiskOp;
 use crate::store::Store;
-use sheepdog_types::BLOCK_SIZE;
 
 impl Store {
     /// Whether a checkpoint would find space for spare units that are missing.
@@ -12,37 +11,24 @@ impl Store {
         let missing = self.space.spare_missing();
         missing > 0
             && self.now >= self.retry_spares_at
-            && (self.space.recycled_units() > 0
-                || self.room_for_spares() > self.unit_offset(missing as u32))
+            && self.room_for_spares() > self.unit_offset(missing as u32)
     }
 
+    /// What spare units may take: nothing that was promised to clients, who may count on what is
+    /// given back.
     fn room_for_spares(&self) -> u64 {
         self.room().min(self.host_room()).saturating_sub(self.reserve_bytes())
     }
 
     /// Units that become spare in this checkpoint: of those that would be given back, fullest
-    /// first, or free ones if the host has room.
+    /// first, or free ones.
     pub(super) fn choose_spares(&mut self, units: &mut Vec<u32>) -> Vec<u32> {
         let missing = self.space.spare_missing();
-        let mut spares = Vec::new();
-        let mut room = self.host_room() / BLOCK_SIZE as u64;
+        let room = self.room_for_spares() / self.geometry().chunk_bytes();
+        let wanted = missing.min(usize::try_from(room).unwrap_or(usize::MAX));
         units.sort_by_key(|unit| self.space.loose_of(*unit).count_ones());
-        while spares.len() < missing
-            && let Some(unit) = units.last().copied()
-        {
-            let held = self.space.loose_of(unit).count_ones();
-            let lacking = u64::from(self.geometry().blocks_per_chunk() - held);
-            if lacking > room {
-                break;
-            }
-            room -= lacking;
-            units.pop();
-            spares.push(unit);
-        }
+        let mut spares = units.split_off(units.len().saturating_sub(wanted));
         units.sort_unstable();
-        let per_unit = self.geometry().chunk_bytes();
-        let room = self.room_for_spares().min(room * BLOCK_SIZE as u64) / per_unit;
-        let wanted = missing.min(spares.len() + room as usize);
         while spares.len() < wanted
             && let Some(run) = self.space.claim(1)
         {
