@@ -125,6 +125,13 @@ pub(crate) struct PunchBlocks {
     ticket: u64,
 }
 
+impl Checkpoint {
+    /// Units that are on their way back.
+    pub(crate) fn units_to_free(&self) -> usize {
+        self.units.len()
+    }
+}
+
 impl Store {
     /// Time passes: dirt grows old, idle time is used.
     pub(crate) fn tick(&mut self, _out: &mut Vec<Effect>) {
@@ -162,7 +169,11 @@ impl Store {
         }
         let waiters = std::mem::take(&mut self.checkpoint_wanted);
         let busy = self.now.saturating_sub(self.last_write) < IDLE_MS && waiters.is_empty();
-        let short = self.space.spare_missing() > 0 || self.host_room() < self.reserve_bytes();
+        // What comes home needs its space before this checkpoint gives anything new.
+        // On a raw device what comes home needs free units before this checkpoint frees more.
+        let homeless = if self.limits.whole_units { self.homeless_bytes() } else { 0 };
+        let short =
+            self.space.spare_missing() > 0 || self.host_room() < homeless + self.reserve_bytes();
         let keep = if busy && !short { self.limits.recycled_units } else { 0 };
         self.idle_checkpoints = self.idle_checkpoints.saturating_add(u8::from(!busy));
         let mut units = self.space.take_recycled(self.log.durable, keep);

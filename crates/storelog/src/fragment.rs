@@ -48,6 +48,11 @@ impl Chunk {
         self.data & !self.backed
     }
 
+    /// Whether it will need a unit.
+    const fn is_homeless(&self) -> bool {
+        self.unit.is_none() && self.data != 0
+    }
+
     /// Its unit, once nothing in it is needed any more.
     fn freed(&self) -> Option<FreedUnit> {
         let backed = self.backed | self.stale;
@@ -77,6 +82,7 @@ pub struct VidBlocks {
     unbacked: u32,
     stale: u32,
     doubtful: u32,
+    homeless: u32,
 }
 
 /// Blocks of a fragment by what the host knows of them.
@@ -88,6 +94,8 @@ pub struct HostBlocks {
     pub stale: u64,
     /// They may hold such space.
     pub doubtful: u64,
+    /// Chunks, not blocks: they will need a unit when their blocks are brought home.
+    pub homeless: u64,
 }
 
 /// What the index knows of a vid in a fragment without reading its page.
@@ -344,10 +352,11 @@ impl Fragment {
         let blocks = self.vids.entry(vid).or_default();
         let chunk = blocks.chunks.entry(index).or_default();
         let count = |chunk: &Chunk| {
-            [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale, chunk.doubtful]
-                .map(u16::count_ones)
+            let masks =
+                [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale, chunk.doubtful];
+            (masks.map(u16::count_ones), u32::from(chunk.is_homeless()))
         };
-        let [owned, stored, unbacked, stale, doubtful] = count(chunk);
+        let ([owned, stored, unbacked, stale, doubtful], homeless) = count(chunk);
         change(chunk);
         assert!(
             chunk.data & chunk.zero == 0
@@ -356,7 +365,8 @@ impl Fragment {
                 && (chunk.unit.is_some() || chunk.backed | chunk.stale | chunk.doubtful == 0),
             "impossible chunk {chunk:?}"
         );
-        let now = count(chunk);
+        let (now, homeless_now) = count(chunk);
+        blocks.homeless = blocks.homeless + homeless_now - homeless;
         blocks.owned_in_part[part] = blocks.owned_in_part[part] + now[0] as u16 - owned as u16;
         blocks.stored = blocks.stored + now[1] - stored;
         blocks.unbacked = blocks.unbacked + now[2] - unbacked;
@@ -377,6 +387,7 @@ impl Fragment {
             unbacked: sum.unbacked + u64::from(blocks.unbacked),
             stale: sum.stale + u64::from(blocks.stale),
             doubtful: sum.doubtful + u64::from(blocks.doubtful),
+            homeless: sum.homeless + u64::from(blocks.homeless),
         })
     }
 
@@ -389,6 +400,15 @@ impl Fragment {
                 (mask & !stored).count_ones()
             })
             .sum()
+    }
+
+    /// Chunks of a range that have no unit and need none yet, but will if they are written.
+    #[must_use]
+    pub fn unplaced(&self, vid: Vid, start: u32, count: u32) -> u32 {
+        let unplaced = |(index, _): &(u8, u16)| {
+            self.chunk(vid, *index).is_none_or(|chunk| chunk.unit.is_none() && !chunk.is_homeless())
+        };
+        chunk_masks(start, count, self.geometry.blocks_per_chunk()).filter(unplaced).count() as u32
     }
 
     /// Chunks that own or hold anything, and blocks that are owned.

@@ -159,6 +159,7 @@ impl Store {
     fn finish_write(&mut self, write: &PendingWrite, out: &mut Vec<Effect>) {
         self.pending_bytes -= write.need;
         self.asked_blocks -= write.asked;
+        self.claimed_units -= write.units().count() as u64;
         let fragment = write.record.fragment;
         if let Some(active) = self.active.get_mut(&fragment) {
             active.unapplied -= 1;

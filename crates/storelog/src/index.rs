@@ -406,10 +406,12 @@ const fn add(sums: &mut HostBlocks, more: HostBlocks) {
     sums.unbacked += more.unbacked;
     sums.stale += more.stale;
     sums.doubtful += more.doubtful;
+    sums.homeless += more.homeless;
 }
 
 const fn subtract(sums: &mut HostBlocks, less: HostBlocks) {
     sums.unbacked -= less.unbacked;
     sums.stale -= less.stale;
     sums.doubtful -= less.doubtful;
+    sums.homeless -= less.homeless;
 }

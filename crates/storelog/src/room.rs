@@ -9,6 +9,8 @@
 //!   and what was asked for since deducted. *Room* is what clients can still add: it counts what a
 //!   checkpoint gives back before it needs anything (stale blocks, units that nobody uses), less
 //!   what it will bring home.
+//! * A raw device (`Limits::whole_units`) holds nothing for others: what is left are its free units,
+//!   and a chunk takes a whole one. The same sums are made of units there.
 //! * Pages of the next checkpoint come from spare units when the host has nothing: that somebody
 //!   else filled it must break no promise. A batch that would dirty more fragments than there are
 //!   pages for waits for a checkpoint, as it does for space in the log.
@@ -27,13 +29,36 @@ const PAGES_MARGIN: u64 = 8;
 impl Store {
     /// Bytes that the host holds for us now, as far as is certain.
     pub(crate) fn held_bytes(&self) -> u64 {
+        if self.limits.whole_units {
+            return u64::from(self.space.units_in_use()) * self.geometry().chunk_bytes();
+        }
         let blocks = self.index.host_blocks();
         let home = self.index.stored_blocks() - blocks.unbacked;
         (home + blocks.stale + self.space.loose_blocks() + self.space.index_pages()) * BLOCK
     }
 
+    /// Bytes there are in all.
+    fn total_bytes(&self) -> u64 {
+        if self.limits.whole_units {
+            return u64::from(self.limits.units_max) * self.geometry().chunk_bytes();
+        }
+        self.host_free + self.held_at_report
+    }
+
+    /// Bytes that blocks in the log will take when they are brought home.
+    pub(crate) fn homeless_bytes(&self) -> u64 {
+        let blocks = self.index.host_blocks();
+        if self.limits.whole_units {
+            return blocks.homeless * self.geometry().chunk_bytes();
+        }
+        blocks.unbacked * BLOCK
+    }
+
     /// Bytes that can be written to new places now.
     pub(crate) fn host_room(&self) -> u64 {
+        if self.limits.whole_units {
+            return self.total_bytes().saturating_sub(self.held_bytes());
+        }
         let asked = (self.asked_blocks + self.space.pages_asked()) * BLOCK;
         (self.host_free + self.held_at_report).saturating_sub(self.held_bytes() + asked)
     }
@@ -46,6 +71,13 @@ impl Store {
 
     /// Bytes that clients can still add, admitted writes deducted.
     pub(crate) fn room(&self) -> u64 {
+        if self.limits.whole_units {
+            let punching = self.checkpoint.as_ref().map_or(0, |c| c.units_to_free());
+            let loose = self.space.recycled_units() + punching;
+            let returning = (loose as u64 + self.claimed_units) * self.geometry().chunk_bytes();
+            return (self.host_room() + returning)
+                .saturating_sub(self.homeless_bytes() + self.pending_bytes);
+        }
         let blocks = self.index.host_blocks();
         // A unit claimed by a write on its way counts as returned until the write, which is
         // deducted, makes it a home.
@@ -57,15 +89,15 @@ impl Store {
     /// Kept free of client data, so that checkpoints, discards and deletes always work, and some
     /// for the host's own use.
     pub(crate) fn reserve_bytes(&self) -> u64 {
-        let total = self.host_free + self.held_at_report;
+        let total = self.total_bytes();
         (16 << 20).max(total / 64).min(1 << 30).min(total / 8)
     }
 
     /// Whether a write may go to fresh places now, before what it replaces is given back. If not
     /// it goes in place, by way of the log: nothing that the next checkpoint needs is used up.
     pub(crate) fn room_for_extents(&self, bytes: u64) -> bool {
-        let unbacked = self.index.host_blocks().unbacked * BLOCK;
-        self.host_room() >= bytes + unbacked + self.pending_bytes + self.reserve_bytes()
+        let taken = self.homeless_bytes() + self.pending_bytes;
+        self.host_room() >= bytes + taken + self.reserve_bytes()
     }
 
     /// Pages that a checkpoint needs if it begins now.

@@ -16,7 +16,7 @@ use crate::read::PendingRead;
 use crate::space::Space;
 use crate::tickets::Tickets;
 use crate::write::PendingWrite;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
+use sheepdog_types::{Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the store may use. All in bytes unless said otherwise.
@@ -29,6 +29,9 @@ pub struct Limits {
     pub logged_bytes: usize,
     /// Units of the data area there may be.
     pub units_max: u32,
+    /// Units are all the space there is, as on a raw device; a chunk takes a whole one. Otherwise
+    /// the host gives space by the block, and says how much it has.
+    pub whole_units: bool,
     /// Freed units kept for fresh extents while the store is busy.
     pub recycled_units: usize,
     /// Pages of the index whose space is held ready, so that a host that somebody else filled
@@ -50,6 +53,7 @@ impl Limits {
         cache_bytes: 64 << 20,
         logged_bytes: 64 << 20,
         units_max: u32::MAX - 1,
+        whole_units: false,
         recycled_units: 1024,
         spare_pages: 1024,
         give_back_units: 1 << 14,
@@ -162,6 +166,8 @@ pub struct Store {
     pub(crate) pending_bytes: u64,
     /// Blocks whose space is on its way from the host or back to it: in neither's books.
     pub(crate) asked_blocks: u64,
+    /// Units claimed by admitted writes that are not applied yet.
+    pub(crate) claimed_units: u64,
     pub(crate) host_free: u64,
     pub(crate) held_at_report: u64,
     pub(crate) now: u64,
@@ -250,9 +256,8 @@ impl Store {
     /// Space held and left.
     #[must_use]
     pub fn usage(&self) -> Usage {
-        let unbacked = self.index.host_blocks().unbacked * BLOCK_SIZE as u64;
         Usage {
-            used: self.held_bytes() + unbacked,
+            used: self.held_bytes() + self.homeless_bytes(),
             free: self.room().saturating_sub(self.reserve_bytes()),
             held: self.held_bytes(),
             host_room: self.host_room(),

@@ -181,7 +181,13 @@ impl Store {
     /// something that gives space back is on its way in the fragment, that is all of it.
     fn adds(&mut self, fragment: FragmentId, vid: Vid, start: u32, count: u32) -> u64 {
         let unknown = self.active.get(&fragment).is_some_and(|active| active.clearing > 0);
+        let geometry = self.geometry();
         let loaded = self.index.loaded(fragment).filter(|_| !unknown);
+        if self.limits.whole_units {
+            let all = chunk_masks(start, count, geometry.blocks_per_chunk()).count() as u32;
+            let chunks = loaded.map_or(all, |loaded| loaded.fragment.unplaced(vid, start, count));
+            return u64::from(chunks) * geometry.chunk_bytes();
+        }
         let blocks = loaded.map_or(count, |loaded| loaded.fragment.unstored(vid, start, count));
         u64::from(blocks) * BLOCK_SIZE as u64
     }
@@ -252,6 +258,7 @@ impl Store {
         self.next_write += 1;
         let clearing = write.record.may_clear();
         self.pending_bytes += write.need;
+        self.claimed_units += write.units().count() as u64;
         self.last_write = self.now;
         self.idle_checkpoints = 0;
         self.writes.insert(id, write);
@@ -332,6 +339,7 @@ impl Store {
         write.flush_data = false;
         write.failed = None;
         self.asked_blocks -= std::mem::take(&mut write.asked);
+        self.claimed_units -= write.units().count() as u64;
         let units = std::mem::take(&mut write.units);
         self.release_units(&units);
     }

@@ -40,6 +40,7 @@ impl Opening {
             logged_bytes: 0,
             pending_bytes: 0,
             asked_blocks: 0,
+            claimed_units: 0,
             host_free: 0,
             held_at_report: 0,
             now: 0,

@@ -122,7 +122,9 @@ impl Store {
                 return None;
             }
             let unit = units.iter().find(|placed| placed.chunk == chunk)?.unit;
+            let before = write.units().count();
             write.units.retain(|run| run.unit != unit);
+            self.claimed_units -= (before - write.units().count()) as u64;
             Some(unit)
         })
     }

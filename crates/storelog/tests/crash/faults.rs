@@ -90,6 +90,41 @@ fn a_full_host_refuses_writes_early_and_never_deletes() {
 }
 
 #[test]
+fn a_full_device_refuses_writes_early_and_never_deletes() {
+    let total = all(40, |seed| {
+        let mut run = Run::new(seed);
+        let units = 80 + run.rng.below(300) + 4 * run.fragments;
+        run.on_device(units as u32);
+        run.open();
+        for _ in 0..4 {
+            for _ in 0..100 + run.rng.below(800) {
+                run.step();
+            }
+            run.settle();
+            if run.rng.chance(50) {
+                run.die();
+            }
+            if run.rng.chance(30) {
+                run.delete_all();
+                run.settle();
+            }
+        }
+        run.delete_all();
+        run.check_space();
+        let refused = run.counts.refused;
+        run.write_somewhere();
+        run.settle();
+        assert_eq!(run.counts.refused, refused, "there is space again");
+        run.check_space();
+        run.counts
+    });
+    if total.acked > 3000 {
+        assert!(total.refused > 100, "{total:?}");
+    }
+    assert_eq!(total.abandoned, 0, "space for checkpoints is kept: {total:?}");
+}
+
+#[test]
 fn space_once_given_can_be_written_when_somebody_else_fills_the_host() {
     let total = all(40, |seed| {
         let mut run = Run::new(seed);

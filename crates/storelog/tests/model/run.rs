@@ -112,6 +112,7 @@ impl Run {
             cache_bytes: [0, 4000, 1 << 20][rng.below(3) as usize],
             logged_bytes: [0, 30_000, 1 << 20][rng.below(3) as usize],
             units_max: 4000,
+            whole_units: false,
             recycled_units: rng.below(8) as usize,
             spare_pages: [0, 5, 60][rng.below(3) as usize],
             give_back_units: 6,
@@ -296,7 +297,7 @@ impl Run {
 
     /// At no moment does the store count on space that the host does not have.
     fn check_books(&mut self) {
-        if self.failure().is_some() {
+        if self.failure().is_some() || self.limits.whole_units {
             return;
         }
         let usage = self.store.as_ref().expect("open").usage();
@@ -361,7 +362,8 @@ impl Run {
     /// An error must be one that the disk's faults explain.
     fn check_error(&mut self, asked: &Asked, error: &Error) {
         let given_up = self.failure().is_some();
-        let may_be_short = self.disk.found_no_space > 0 || self.disk.capacity.is_some();
+        let bounded = self.disk.capacity.is_some() || self.limits.whole_units;
+        let may_be_short = self.disk.found_no_space > 0 || bounded;
         let short = error.kind() == ErrorKind::NoSpace && may_be_short;
         // A page that cannot be read fails what asked for the fragment.
         let unread = error.kind() == ErrorKind::Io && self.disk.failed > 0;
@@ -418,6 +420,11 @@ impl Run {
     pub fn fill_host(&mut self) {
         self.disk.fill();
         self.somebody_else = true;
+    }
+
+    /// The disk is a raw device of so many units.
+    pub fn on_device(&mut self, units: u32) {
+        (self.limits.units_max, self.limits.whole_units) = (units, true);
     }
 
     /// Pages whose space is kept.
