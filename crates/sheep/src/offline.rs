@@ -10,8 +10,9 @@ use crate::cluster::Identity;
 use crate::node::table_copy;
 use crate::process::{say, told};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use sheepdog_store::device;
 use sheepdog_store::offline::{Found, OfflineStore};
-use sheepdog_types::{Error, ErrorKind, Geometry, LineageId, Result, Vid};
+use sheepdog_types::{DiskId, Error, ErrorKind, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::table::Table;
 use sheepdog_volume::table_copy::TableCopy;
 use std::ffi::OsString;
@@ -115,8 +116,13 @@ impl Looked {
                     nodes.push(identity);
                     continue;
                 }
-                Some(identity) => disks.push(identity),
-                None => {}
+                Some(identity) => disks.push((identity.disk, identity.node)),
+                None if dir.is_dir() => {}
+                // A device: its store knows whose it is.
+                None => {
+                    let found = device::superblock(dir).ok().flatten();
+                    disks.extend(found.map(|superblock| (superblock.disk, None)));
+                }
             }
             match OfflineStore::open(dir) {
                 Ok((store, found)) => stores.push(LookedStore { dir: dir.clone(), store, found }),
@@ -128,12 +134,12 @@ impl Looked {
             }
         }
         for known in nodes.iter().flat_map(|node| &node.disks) {
-            if disks.iter().all(|disk| disk.disk != known.id) {
+            if disks.iter().all(|(disk, _)| *disk != known.id) {
                 missing.push(format!("disk {}, last seen at {}", known.id, known.path.display()));
             }
         }
-        let orphan = |disk: &Identity| {
-            disk.node.is_some_and(|node| nodes.iter().all(|known| known.disk != node))
+        let orphan = |(_, node): &(DiskId, Option<DiskId>)| {
+            node.is_some_and(|node| nodes.iter().all(|known| known.disk != node))
         };
         if disks.iter().any(orphan) {
             missing.push(

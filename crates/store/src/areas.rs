@@ -1,7 +1,7 @@
 //! The two open files of a disk, and what both engines must know about them.
 
 use rustix::fs::{AtFlags, FileType, OFlags, StatxFlags};
-use sheepdog_storelog::io::{Area, DiskError, DiskErrorKind};
+use sheepdog_storelog::io::{Area, DiskError, DiskErrorKind, DiskOp};
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +14,64 @@ pub struct Areas {
     data_is_device: bool,
     /// Direct I/O goes on only at multiples of this; 1 without direct I/O.
     align: usize,
+    /// Where on the device the log lies, if it lies on the data's own: behind unit 0, which holds the
+    /// superblock that says how long it is. All other units lie behind it.
+    log_inside: Option<LogInside>,
     /// Whether it was said already that space cannot be reserved here.
     said_no_reserving: AtomicBool,
 }
 
+/// A log on the data's own device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogInside {
+    /// Bytes of unit 0.
+    pub unit_bytes: u64,
+    /// Bytes of the log, whole units.
+    pub log_bytes: u64,
+}
+
+impl LogInside {
+    /// Where an operation goes on the device: the store's own offsets know nothing of a log in
+    /// between.
+    #[must_use]
+    pub(crate) fn placed(self, mut what: DiskOp) -> DiskOp {
+        let Self { unit_bytes, log_bytes } = self;
+        let on_data = |offset: u64| if offset < unit_bytes { offset } else { offset + log_bytes };
+        match &mut what {
+            DiskOp::Read { area, offset, .. } | DiskOp::Write { area, offset, .. } => {
+                *offset = match area {
+                    Area::Data => on_data(*offset),
+                    Area::Log => *offset + unit_bytes,
+                };
+            }
+            DiskOp::Punch { offset, .. } | DiskOp::Allocate { offset, .. } => {
+                *offset = on_data(*offset);
+            }
+            DiskOp::Sync { .. } | DiskOp::Extend { .. } => {}
+        }
+        what
+    }
+}
+
 impl Areas {
+    /// A device for data and log. `file` is opened for reading and writing.
+    ///
+    /// # Errors
+    /// As [`Areas::new`].
+    pub fn on_device(file: File, log_inside: LogInside) -> io::Result<Self> {
+        let log = file.try_clone()?;
+        Ok(Self { log_inside: Some(log_inside), ..Self::new(file, log)? })
+    }
+
+    /// Where an operation goes on the files.
+    #[must_use]
+    pub(crate) fn placed(&self, what: DiskOp) -> DiskOp {
+        match self.log_inside {
+            None => what,
+            Some(inside) => inside.placed(what),
+        }
+    }
+
     /// Takes over two files opened for reading and writing, both with `O_DIRECT` or both without.
     ///
     /// # Errors
@@ -36,6 +89,7 @@ impl Areas {
             data,
             log,
             align,
+            log_inside: None,
             said_no_reserving: AtomicBool::new(false),
         })
     }
@@ -68,7 +122,7 @@ impl Areas {
 
     /// Whether the file ends at or before `offset`. A device never does: it answers 0 bytes there.
     pub(crate) fn ends_before(&self, area: Area, offset: u64) -> io::Result<bool> {
-        if area == Area::Data && self.data_is_device {
+        if self.data_is_device && (area == Area::Data || self.log_inside.is_some()) {
             return Ok(false);
         }
         Ok(self.file(area).metadata()?.len() <= offset)
@@ -79,7 +133,8 @@ impl Areas {
     pub(crate) fn zeros_end(&self, offset: u64, len: u64) -> io::Result<u64> {
         let end = offset.saturating_add(len);
         if self.data_is_device {
-            return Ok(end);
+            // Nothing is read there that was not written, and nobody waits for the space.
+            return Ok(offset);
         }
         let size = self.data.metadata()?.len();
         Ok(end.min(size.next_multiple_of(self.align as u64)).max(offset))

@@ -95,6 +95,7 @@ impl Blocking {
 
 impl Engine for Blocking {
     fn submit(&mut self, op: OpId, what: DiskOp) {
+        let what = self.shared.areas.placed(what);
         self.data_end.note(&what);
         self.in_flight += 1;
         if let DiskOp::Extend { len } = what {

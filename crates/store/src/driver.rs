@@ -42,7 +42,7 @@ const PREDECESSOR: Duration = Duration::from_secs(30);
 /// Everything needed to open a disk.
 #[derive(Debug)]
 pub struct DiskConfig {
-    /// Where its host file system is, for its free space.
+    /// What it is called, and where its host file system is, for its free space.
     pub dir: PathBuf,
     /// Its files.
     pub files: StoreFiles,
@@ -103,6 +103,7 @@ struct Inner {
     state: RefCell<State>,
     work: Notify,
     dir: PathBuf,
+    on_device: bool,
     started: Instant,
 }
 
@@ -118,8 +119,11 @@ impl Disk {
     /// # Errors
     /// When there is no engine, the store is damaged, newer, or another disk's.
     pub fn open(config: DiskConfig) -> Result<(Self, OpenReport)> {
-        let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, limits } =
+        let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, mut limits } =
             config;
+        if let Some(units) = files.device_units {
+            (limits.units_max, limits.whole_units) = (units, true);
+        }
         wait_for_predecessor(&files.areas)?;
         let mut engine = open_engine(&files.areas, choice, DurableMethod::Dsync)?;
         if fresh {
@@ -160,7 +164,10 @@ impl Disk {
         } else {
             DurableMethod::Flush
         });
-        let data_end = files.areas.file(Area::Data).metadata().map_or(0, |m| m.len());
+        let data_end = match files.device_units {
+            Some(_) => u64::MAX,
+            None => files.areas.file(Area::Data).metadata().map_or(0, |m| m.len()),
+        };
         let mut state = State {
             store,
             engine,
@@ -171,9 +178,18 @@ impl Disk {
             reported_failure: false,
             errors: ErrorLog::default(),
         };
-        state.feed(Input::HostFree(free_bytes(&dir)?));
-        let inner =
-            Inner { state: RefCell::new(state), work: Notify::new(), dir, started: Instant::now() };
+        // A device has no host that could run out of space.
+        let on_device = files.device_units.is_some();
+        if !on_device {
+            state.feed(Input::HostFree(free_bytes(&dir)?));
+        }
+        let inner = Inner {
+            state: RefCell::new(state),
+            work: Notify::new(),
+            dir,
+            on_device,
+            started: Instant::now(),
+        };
         Ok((Self { inner: Rc::new(inner) }, report))
     }
 
@@ -214,6 +230,7 @@ impl Disk {
 
     fn tick(&self, look_at_space: bool) {
         let now = self.inner.started.elapsed().as_millis() as u64;
+        let look_at_space = look_at_space && !self.inner.on_device;
         let free = look_at_space.then(|| free_bytes(&self.inner.dir));
         let mut state = self.inner.state.borrow_mut();
         state.feed(Input::Tick(now));

@@ -2,10 +2,11 @@
 //! `data`, which starts empty. Prepares them so that a crash or a full disk leaves either a whole
 //! store or none, and opens them. What is in them is storelog's.
 
-use crate::areas::{Areas, direct_align};
+use crate::areas::{Areas, LogInside, direct_align};
+use crate::device;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, PageBuf, Result, size};
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, Geometry, PageBuf, Result, size};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -38,6 +39,8 @@ pub struct StoreFiles {
     pub log_unit: usize,
     /// Bytes of the log.
     pub log_bytes: u64,
+    /// Units of a raw device; a file has as many as its host has space for.
+    pub device_units: Option<u32>,
 }
 
 /// Space of the file system under a directory, in bytes.
@@ -201,6 +204,76 @@ impl StoreLock {
         self.open()
     }
 
+    /// Makes an empty store on a whole block device, with the log on it, or in a file somewhere else.
+    /// The directory remembers the device by links.
+    ///
+    /// # Errors
+    /// As [`StoreLock::prepare`]; [`ErrorKind::NoSpace`] when the device is too small.
+    pub fn prepare_on_device(
+        &self,
+        device: &Path,
+        log_bytes: u64,
+        log: Option<&Path>,
+    ) -> Result<StoreFiles> {
+        let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
+        let link = |path: &Path| {
+            std::os::unix::fs::symlink(device, path).map_err(|e| failed("create", path, e))
+        };
+        link(&data_path)?;
+        if let Some(log) = log {
+            return self.prepare_with_log_at(log_bytes, log);
+        }
+        let unit_bytes = Geometry::STANDARD.chunk_bytes();
+        let log_bytes = log_bytes.next_multiple_of(unit_bytes);
+        let file = device::open(device).map_err(|e| failed("open", device, e))?;
+        let bytes = device::bytes(&file).map_err(|e| failed("look at", device, e))?;
+        if bytes < log_bytes * 2 {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "{} has {}, a log of {} needs twice as much",
+                    device.display(),
+                    size::human(bytes),
+                    size::human(log_bytes)
+                ),
+            ));
+        }
+        link(&log_path)?;
+        sync_dir(&self.dir)?;
+        self.on_device(file, log_bytes)
+    }
+
+    /// The device was found under this name; the links follow.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn follow_device(&self, device: &Path) -> Result<()> {
+        for name in [DATA, LOG] {
+            let path = self.dir.join(name);
+            let there = std::fs::read_link(&path);
+            let inside = name == DATA
+                || there.as_ref().is_ok_and(|to| device::is_device(to) || !to.exists());
+            if inside && there.is_ok_and(|to| to != device) {
+                remove_if_there(&path)?;
+                std::os::unix::fs::symlink(device, &path)
+                    .map_err(|e| failed("create", &path, e))?;
+            }
+        }
+        sync_dir(&self.dir)
+    }
+
+    fn on_device(&self, file: File, log_bytes: u64) -> Result<StoreFiles> {
+        let path = self.dir.join(DATA);
+        let failed = |e| failed("open", &path, e);
+        with_direct(&file).map_err(failed)?;
+        let bytes = device::bytes(&file).map_err(failed)?;
+        let log_unit = log_unit(&file, file.metadata().map_err(failed)?.rdev());
+        let inside = LogInside { unit_bytes: Geometry::STANDARD.chunk_bytes(), log_bytes };
+        let areas = Areas::on_device(file, inside).map_err(failed)?;
+        let device_units = Some(device::units(bytes.saturating_sub(log_bytes)));
+        Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes, device_units })
+    }
+
     /// The log gets its name first: data without a log would look like a damaged store.
     fn make(&self, log_bytes: u64, log: &Path) -> Result<()> {
         let make_new = OFlags::CREATE | OFlags::EXCL;
@@ -256,7 +329,9 @@ impl StoreLock {
     pub fn clear(&self) -> Result<()> {
         let log = self.dir.join(LOG);
         remove_if_there(&self.dir.join(DATA))?;
-        if let Ok(elsewhere) = std::fs::read_link(&log) {
+        if let Ok(elsewhere) = std::fs::read_link(&log)
+            && elsewhere.is_file()
+        {
             remove_if_there(&elsewhere)?;
         }
         remove_if_there(&log)?;
@@ -276,6 +351,16 @@ impl StoreLock {
     /// When one is missing or is not what a store is made of, and those of `open`.
     pub fn open(&self) -> Result<StoreFiles> {
         let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
+        if device::is_device(&log_path) {
+            let superblock = device::superblock(&data_path)?.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Io,
+                    format!("{} has no superblock, or a damaged one", data_path.display()),
+                )
+            })?;
+            let file = device::open(&data_path).map_err(|e| failed("open", &data_path, e))?;
+            return self.on_device(file, superblock.log_bytes);
+        }
         let (mut data, data_direct) = open_file(&data_path, OFlags::empty())?;
         let (mut log, log_direct) = open_file(&log_path, OFlags::empty())?;
         if data_direct != log_direct {
@@ -311,8 +396,14 @@ impl StoreLock {
             ));
         }
         let log_unit = log_unit(&log, found.dev());
+        let device_units = if device::is_open_device(&data).unwrap_or(false) {
+            let bytes = device::bytes(&data).map_err(|e| failed("look at", &data_path, e))?;
+            Some(device::units(bytes))
+        } else {
+            None
+        };
         let areas = Areas::new(data, log).map_err(|e| failed("open", &self.dir, e))?;
-        Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes })
+        Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes, device_units })
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod areas;
 pub mod blocking;
 mod data_end;
+pub mod device;
 pub mod driver;
 pub mod engine;
 pub mod files;

@@ -1,6 +1,8 @@
 //! A store that is looked at and never written: stopped, on a copy, on a read-only mount, on a
 //! damaged disk. The same state machine as everywhere; what it asks to write is not written.
 
+use crate::areas::LogInside;
+use crate::device;
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Store,
@@ -31,10 +33,11 @@ pub struct Found {
 struct Files {
     data: File,
     log: File,
+    inside: Option<LogInside>,
 }
 
 impl OfflineStore {
-    /// Opens the store in a directory.
+    /// Opens the store in a directory, on a device, or in a copy of a device.
     ///
     /// # Errors
     /// [`ErrorKind::Locked`] while a sheep uses it, [`ErrorKind::Invalid`] when there is none,
@@ -42,9 +45,8 @@ impl OfflineStore {
     /// [`ErrorKind::VersionMismatch`].
     pub fn open(dir: &Path) -> Result<(Self, Found)> {
         let lock = lock(dir)?;
-        let open = |name: &str| {
-            let path = dir.join(name);
-            File::open(&path).map_err(|e| {
+        let open = |path: &Path| {
+            File::open(path).map_err(|e| {
                 let kind = match e.kind() {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::Invalid,
                     _ => ErrorKind::Io,
@@ -52,7 +54,21 @@ impl OfflineStore {
                 Error::with_source(kind, format!("cannot open {}", path.display()), e)
             })
         };
-        let files = Files { data: open("data")?, log: open("log")? };
+        let (data, log) = (dir.join("data"), dir.join("log"));
+        let device = if dir.is_dir() { data.as_path() } else { dir };
+        let files = if device == dir || device::is_device(&log) {
+            let Some(superblock) = device::superblock(device)? else {
+                let what = format!("{} has no superblock, or a damaged one", device.display());
+                return Err(Error::new(ErrorKind::Io, what));
+            };
+            let inside = LogInside {
+                unit_bytes: superblock.geometry.chunk_bytes(),
+                log_bytes: superblock.log_bytes,
+            };
+            Files { data: open(device)?, log: open(device)?, inside: Some(inside) }
+        } else {
+            Files { data: open(&data)?, log: open(&log)?, inside: None }
+        };
         let limits = Limits { logged_bytes: 0, ..Limits::STANDARD };
         let mut effects = Vec::new();
         let mut opening = Opening::salvage(limits, &mut effects);
@@ -124,7 +140,8 @@ fn next_op(effects: &mut Vec<Effect>) -> Option<(OpId, DiskOp)> {
 
 impl Files {
     fn perform(&self, op: OpId, what: &DiskOp) -> Completion {
-        let result = match what {
+        let placed = self.inside.map(|inside| inside.placed(what.clone()));
+        let result = match placed.as_ref().unwrap_or(what) {
             DiskOp::Read { area, offset, len } => {
                 let file = match area {
                     Area::Data => &self.data,

@@ -159,6 +159,7 @@ impl Ring {
 
 impl Engine for Ring {
     fn submit(&mut self, op: OpId, what: DiskOp) {
+        let what = self.areas.placed(what);
         self.data_end.note(&what);
         let extended = match what {
             DiskOp::Extend { len } => self.data_end.extend(&self.areas, len),

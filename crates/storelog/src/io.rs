@@ -49,7 +49,8 @@ pub enum DiskOp {
         /// Which.
         area: Area,
     },
-    /// Gives the host back the space behind a range of the data area; it then reads as zeros.
+    /// Gives the host back the space behind a range of the data area, which the store then does not
+    /// read before it writes it. A raw device may do nothing.
     Punch {
         /// Byte offset.
         offset: u64,

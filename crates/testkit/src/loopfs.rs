@@ -116,3 +116,64 @@ impl Drop for SmallFs {
         let _ = run(Command::new("umount").arg("-l").arg(&self.point), b"");
     }
 }
+
+/// A block device of its own over a file; gone when dropped.
+#[derive(Debug)]
+pub struct LoopDevice {
+    device: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl LoopDevice {
+    /// Makes one of `bytes`; `None`, with a line, for who may not.
+    ///
+    /// # Panics
+    /// When making it fails for root.
+    #[must_use]
+    pub fn new(bytes: u64) -> Option<Self> {
+        if !is_root() {
+            eprintln!("not root: no loop device, this part is skipped");
+            return None;
+        }
+        let home = tempfile::Builder::new().prefix("loop-").tempdir().expect("a directory");
+        let file = File::create(home.path().join("image")).expect("create the image");
+        file.set_len(bytes).expect("size the image");
+        let device = attach(&home.path().join("image"));
+        Some(Self { device, home })
+    }
+
+    /// Its path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.device
+    }
+
+    /// The file below.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.home.path().join("image")
+    }
+
+    /// It is found under another name from now on.
+    pub fn rename(&mut self) {
+        let other = attach(&self.image());
+        detach(&std::mem::replace(&mut self.device, other));
+    }
+}
+
+fn attach(image: &Path) -> PathBuf {
+    let mut losetup = command("losetup");
+    losetup.args(["--find", "--show", "--direct-io=on"]).arg(image);
+    PathBuf::from(run(&mut losetup, b"").ok().text().trim())
+}
+
+/// Waits for whoever still has it open.
+fn detach(device: &Path) {
+    let _ = run(command("losetup").arg("-d").arg(device), b"");
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        detach(&self.device);
+    }
+}

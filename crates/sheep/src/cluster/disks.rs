@@ -1,18 +1,24 @@
 //! Which disks a start has: what PATH names, compared with what the store remembers. A store that
 //! holds nothing takes any list; later only the same disks, though a lost one may be missing.
 //! Nothing is ever made in the place of a disk that is not there: it may be a mount that is late.
+//!
+//! A disk is a directory, or a whole block device; what is to be remembered of a device lies in
+//! `STORE/disks/UUID`, and the uuid is in the device's superblock.
 
 use super::{DISKS_MAX, Identity, KnownDisk};
-use sheepdog_store::StoreLock;
+use sheepdog_store::{StoreLock, device};
 use sheepdog_types::{DiskId, Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
+
+/// Where the small files of devices are, in the store.
+const DEVICES: &str = "disks";
 
 /// A disk of this node.
 #[derive(Debug)]
 pub struct NodeDisk {
     /// Which.
     pub id: DiskId,
-    /// Its directory, as PATH has it.
+    /// Its directory or device, as PATH has it.
     pub path: PathBuf,
     /// What is known of it, or why it is lost.
     pub found: Result<Found, String>,
@@ -51,7 +57,7 @@ pub fn find(
         if !said.is_empty() {
             // A start without disks may have made files that held nothing.
             store.clear()?;
-            return adopt(identity, said, take);
+            return adopt(store, identity, said, take);
         }
         // An earlier start without data may have named disks.
         identity.remember_disks(Vec::new())?;
@@ -70,8 +76,24 @@ pub fn find(
     remembered(store, identity, said, take)
 }
 
+/// What a path of PATH holds.
+fn look(store: &StoreLock, path: &Path) -> Result<Option<Identity>> {
+    if !device::is_device(path) {
+        return Identity::read(path);
+    }
+    match device::superblock(path)? {
+        Some(superblock) => Identity::read(&dir_of_device(store, superblock.disk)),
+        None => Ok(None),
+    }
+}
+
+fn dir_of_device(store: &StoreLock, id: DiskId) -> PathBuf {
+    store.dir().join(DEVICES).join(id.to_string())
+}
+
 /// All of `said` become the disks of a node without data.
 fn adopt(
+    store: &StoreLock,
     node: &mut Identity,
     said: &[PathBuf],
     take: impl Fn(&Path) -> Result<StoreLock>,
@@ -81,6 +103,10 @@ fn adopt(
     }
     let mut disks = Vec::new();
     for path in said {
+        if device::is_device(path) {
+            disks.push(adopt_device(store, node, path, &take)?);
+            continue;
+        }
         let lock = take(path)?;
         let identity = match Identity::read(path)? {
             Some(mut known) => {
@@ -117,6 +143,34 @@ fn adopt(
     Ok(disks)
 }
 
+/// A device that is blank, or was made a disk of this node before there was any data.
+fn adopt_device(
+    store: &StoreLock,
+    node: &Identity,
+    path: &Path,
+    take: impl Fn(&Path) -> Result<StoreLock>,
+) -> Result<NodeDisk> {
+    let known = look(store, path)?.filter(|known| known.node == Some(node.disk));
+    let identity = match known {
+        Some(known) => known,
+        None => {
+            device::refuse_unless_blank(path)?;
+            let id = Identity::new_disk();
+            let dir = dir_of_device(store, id);
+            std::fs::create_dir_all(&dir).map_err(|e| {
+                Error::with_source(ErrorKind::Io, format!("cannot create {}", dir.display()), e)
+            })?;
+            Identity::create_of(id, &dir, Some(node.disk))?
+        }
+    };
+    let lock = take(identity.dir())?;
+    // Whatever was prepared holds nothing, and is prepared anew.
+    lock.clear()?;
+    let id = identity.disk;
+    let found = Found { lock: Some(lock), identity: Some(identity) };
+    Ok(NodeDisk { id, path: path.to_owned(), found: Ok(found) })
+}
+
 /// The disks of a node with data.
 fn remembered(
     store: &StoreLock,
@@ -125,7 +179,7 @@ fn remembered(
     take: impl Fn(&Path) -> Result<StoreLock>,
 ) -> Result<Vec<NodeDisk>> {
     let mut rest: Vec<(&PathBuf, Result<Option<Identity>>)> =
-        said.iter().map(|path| (path, Identity::read(path))).collect();
+        said.iter().map(|path| (path, look(store, path))).collect();
     let holds = |found: &Result<Option<Identity>>, id: DiskId| matches!(found, Ok(Some(identity)) if identity.disk == id);
     let mut disks = Vec::new();
     for KnownDisk { id, path } in &node.disks {
@@ -133,7 +187,7 @@ fn remembered(
         let by_id = rest.iter().position(|(_, found)| holds(found, id));
         let Some(at) = by_id.or_else(|| rest.iter().position(|(said, _)| *said == path)) else {
             let shown = path.display();
-            if holds(&Identity::read(path), id) {
+            if holds(&look(store, path), id) {
                 return Err(invalid(format!(
                     "{shown} is missing from PATH: the store {} has the disks {}",
                     store.dir().display(),
@@ -147,7 +201,10 @@ fn remembered(
         let (said, identity) = rest.swap_remove(at);
         let found = match identity {
             Ok(Some(identity)) if identity.disk == id => {
-                let lock = take(said)?;
+                let lock = take(identity.dir())?;
+                if device::is_device(said) {
+                    lock.follow_device(said)?;
+                }
                 if lock.is_prepared()? {
                     Ok(Found { lock: Some(lock), identity: Some(identity) })
                 } else {

@@ -21,6 +21,7 @@ const BYTES_MAX: u64 = 64 << 10;
 /// The store's memory of itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
+    /// Where it is remembered.
     dir: PathBuf,
     /// This disk, for ever.
     pub disk: DiskId,
@@ -72,9 +73,23 @@ impl Identity {
     /// # Errors
     /// It cannot be written.
     pub fn create(dir: &Path, node: Option<DiskId>) -> Result<Self> {
+        Self::create_of(Self::new_disk(), dir, node)
+    }
+
+    /// An id that no disk has.
+    #[must_use]
+    pub fn new_disk() -> DiskId {
+        DiskId(Uuid::new_v4().into_bytes())
+    }
+
+    /// As [`Identity::create`] with an id made before.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn create_of(disk: DiskId, dir: &Path, node: Option<DiskId>) -> Result<Self> {
         let identity = Self {
             dir: dir.to_owned(),
-            disk: DiskId(Uuid::new_v4().into_bytes()),
+            disk,
             cluster: None,
             registry: None,
             disks: Vec::new(),
@@ -83,6 +98,12 @@ impl Identity {
         };
         identity.write()?;
         Ok(identity)
+    }
+
+    /// Where it is remembered.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Whether the store never belonged to a formatted cluster, and so holds nothing.

@@ -12,7 +12,7 @@ use crate::options::Options;
 use sheepdog_registry::{
     Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
 };
-use sheepdog_store::{StoreFiles, StoreLock, space};
+use sheepdog_store::{StoreFiles, StoreLock, device, space};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Result};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -68,7 +68,7 @@ pub async fn start(
     let ids: Vec<DiskId> = disks.iter().map(|disk| disk.id).collect();
     let weight = |id| {
         let path = disks.iter().find(|disk| disk.id == id).map_or(store.dir(), |disk| &disk.path);
-        Ok(space(path)?.free)
+        if device::is_device(path) { device::capacity(path) } else { Ok(space(path)?.free) }
     };
     let taken_in = async {
         let claim = cluster::claim(&registry, &who).await?;
@@ -91,7 +91,8 @@ pub async fn start(
     for disk in disks {
         let files = match disk.found {
             Ok(found) => {
-                let files = files(options, found.lock.as_ref().unwrap_or(store), disk.id)?;
+                let lock = found.lock.as_ref().unwrap_or(store);
+                let files = files(options, lock, &disk.path, disk.id)?;
                 locks.extend(found.lock);
                 identities.disks.extend(found.identity);
                 Ok(files)
@@ -207,7 +208,7 @@ fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
 }
 
 /// The store's files, prepared if there are none.
-fn files(options: &Options, store: &StoreLock, disk: DiskId) -> Result<StoreFiles> {
+fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Result<StoreFiles> {
     if store.is_prepared()? {
         let files = store.open()?;
         if let Some(dir) = options.journal.as_ref().and_then(|journal| journal.dir.as_deref()) {
@@ -221,20 +222,24 @@ fn files(options: &Options, store: &StoreLock, disk: DiskId) -> Result<StoreFile
         }
         return Ok(files);
     }
+    let on_device = device::is_device(path);
+    let space = if on_device { device::capacity(path)? } else { space(store.dir())?.free };
     let bytes = match &options.journal {
         Some(journal) => journal.bytes.next_multiple_of(BLOCK_SIZE as u64),
-        None if space(store.dir())?.free / 8 < LOG_BYTES => LOG_BYTES_SMALL,
+        None if space / 8 < LOG_BYTES => LOG_BYTES_SMALL,
         None => LOG_BYTES,
     };
     let log_dir = options.journal.as_ref().and_then(|journal| journal.dir.clone());
-    let place = log_dir.as_deref().unwrap_or(store.dir());
+    let place = log_dir.as_deref().unwrap_or(path);
     tracing::info!(
-        "preparing {} with a log of {bytes} bytes in {}",
-        store.dir().display(),
+        "preparing {} with a log of {bytes} bytes on {}",
+        path.display(),
         place.display()
     );
-    match log_dir {
-        Some(dir) => store.prepare_with_log_at(bytes, &dir.join(format!("sheep-log-{disk}"))),
+    let log = log_dir.map(|dir| dir.join(format!("sheep-log-{disk}")));
+    match log {
+        log if on_device => store.prepare_on_device(path, bytes, log.as_deref()),
+        Some(log) => store.prepare_with_log_at(bytes, &log),
         None => store.prepare(bytes),
     }
 }

@@ -1,0 +1,119 @@
+//! A raw block device as a disk: what is on it before it is taken, how large it is. Unit 0 holds the
+//! superblock, the log lies behind it unless it is elsewhere, then come the other units; so a device
+//! that grows gets more of them.
+
+use rustix::fs::OFlags;
+use sheepdog_storelog::Superblock;
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, Geometry, PageBuf, Result};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Where file systems, partition tables and arrays leave their marks: so much of both ends.
+const MARKS_BYTES: u64 = 1 << 20;
+
+/// Whether a path is that of a block device.
+#[must_use]
+pub fn is_device(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
+}
+
+/// Whether a file is one.
+pub(crate) fn is_open_device(file: &File) -> io::Result<bool> {
+    Ok(file.metadata()?.file_type().is_block_device())
+}
+
+/// Bytes of an open device; its metadata says 0.
+pub(crate) fn bytes(mut file: &File) -> io::Result<u64> {
+    use std::io::Seek as _;
+    file.seek(io::SeekFrom::End(0))
+}
+
+/// Bytes of a device.
+///
+/// # Errors
+/// Those of opening it.
+pub fn capacity(path: &Path) -> Result<u64> {
+    File::open(path).and_then(|file| bytes(&file)).map_err(|e| {
+        Error::with_source(ErrorKind::Io, format!("cannot look at {}", path.display()), e)
+    })
+}
+
+/// How long a device may stay busy behind the end of a process that had it: the kernel closes the
+/// files of a ring some time later.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Opens a device for this process alone: not while it is mounted or part of an array.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::EXCL.bits() as i32;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match File::options().read(true).write(true).custom_flags(flags).open(path) {
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// The superblock at the start of a device or of a copy of one; `None` if there is none.
+///
+/// # Errors
+/// [`ErrorKind::VersionMismatch`] for a newer one, [`ErrorKind::Io`] when it cannot be read.
+pub fn superblock(path: &Path) -> Result<Option<Superblock>> {
+    let read = || -> io::Result<PageBuf> {
+        let mut block = PageBuf::zeroed(BLOCK_SIZE);
+        File::open(path)?.read_exact_at(block.as_mut(), 0)?;
+        Ok(block)
+    };
+    let block = read().map_err(|e| {
+        Error::with_source(ErrorKind::Io, format!("cannot read {}", path.display()), e)
+    })?;
+    match Superblock::decode(block.as_ref()) {
+        Ok(found) => Ok(Some(found)),
+        Err(bad) if bad.newer => {
+            let what = format!("the store on {} was written by a newer version", path.display());
+            Err(Error::new(ErrorKind::VersionMismatch, what))
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Makes sure that nothing is on a device, and that nobody uses it.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] with how to make it empty, [`ErrorKind::Io`].
+pub fn refuse_unless_blank(path: &Path) -> Result<()> {
+    let failed = |e: io::Error| match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            let line = format!("{} is in use: mounted, or part of something else", path.display());
+            Error::new(ErrorKind::Invalid, line)
+        }
+        _ => Error::with_source(ErrorKind::Io, format!("cannot use {}", path.display()), e),
+    };
+    let file = open(path).map_err(failed)?;
+    let len = bytes(&file).map_err(failed)?;
+    let mut marks = PageBuf::zeroed(MARKS_BYTES as usize);
+    for at in [0, len.saturating_sub(MARKS_BYTES)] {
+        let some = MARKS_BYTES.min(len - at) as usize;
+        file.read_exact_at(&mut marks.as_mut()[..some], at).map_err(failed)?;
+        if marks.as_ref()[..some].iter().any(|byte| *byte != 0) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{} is not empty: if nobody needs what is on it, clear its first and last MiB (wipefs -a, dd if=/dev/zero)",
+                    path.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Units there are on a device of so many bytes, unit 0 included.
+pub(crate) fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes / Geometry::STANDARD.chunk_bytes()).unwrap_or(u32::MAX - 1)
+}
