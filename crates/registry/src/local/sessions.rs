@@ -15,6 +15,8 @@ use uuid::Uuid;
 /// first look, doubling until [`SUSPECT_LOOKS`].
 const SUSPECT_FIRST: Duration = Duration::from_micros(200);
 const SUSPECT_LOOKS: u32 = 12;
+/// How long suspects are left alone when the registry cannot be read.
+const SUSPECT_REST: Duration = Duration::from_millis(50);
 
 /// A session of ours. It counts as expired when this is dropped, for whatever reason.
 pub(super) struct Own {
@@ -108,17 +110,23 @@ impl Worker {
 
     /// Looks whose process died and whether our own sessions are still there.
     pub(super) fn look(&mut self, heard: &Heard) {
+        if self.store.is_none() {
+            return;
+        }
         let now = Instant::now();
         for file in &heard.closed {
             if self.suspects.iter().all(|s| s.file != *file) {
                 self.suspects.push_back(Suspect { file: *file, looks: 0, next: now });
             }
         }
-        if self.store.is_none() || (!heard.news && self.suspects.is_empty()) {
+        if !heard.news && self.suspects.is_empty() {
             return;
         }
-        // Also finds out whether the registry itself is gone.
+        // Also finds out whether the registry itself is gone; then there are no suspects any more.
         let Ok(sessions) = self.with_db(Db::sessions) else {
+            for suspect in &mut self.suspects {
+                suspect.next = suspect.next.max(now + SUSPECT_REST);
+            }
             return;
         };
         self.expire_ours(&sessions);

@@ -1,6 +1,7 @@
 //! What is particular to the `local` engine; the contract is in the conformance suite.
 
 mod files;
+mod lost;
 mod opening;
 
 use super::db::Tuning;

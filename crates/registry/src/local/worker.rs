@@ -129,7 +129,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    fn open(settings: &Settings) -> Result<(Self, Started)> {
+    pub(super) fn open(settings: &Settings) -> Result<(Self, Started)> {
         let paths = Paths::of(&settings.file);
         let opened = open::open(&paths, settings.member.as_ref(), settings.tuning)?;
         let Opened { db, cluster, joined, presence, gate } = opened;
@@ -249,6 +249,8 @@ impl Worker {
         }
         self.lost = Some((error.kind(), error.context().to_owned()));
         self.sessions.clear();
+        // Nobody can look at them: they would be due for ever.
+        self.suspects.clear();
         for follower in std::mem::take(&mut self.followers) {
             drop(follower.reply.send(Err(Error::new(error.kind(), error.context()))));
         }
