@@ -26,8 +26,10 @@ mod reply;
 mod server;
 mod socket;
 mod table;
+mod throttle;
 
 pub use exports::{Exports, Opened, look_up};
 pub use limits::Limits;
 pub use listen::{Listener, listen_tcp, listen_unix};
 pub use server::Server;
+pub use throttle::Throttle;

@@ -9,6 +9,7 @@ use crate::listen::Listener;
 use crate::receive::receive;
 use crate::socket::{Socket, watch};
 use crate::table::{Member, Table};
+use crate::throttle::Throttle;
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::cell::RefCell;
 use std::io;
@@ -89,6 +90,7 @@ impl<E: Exports> Server<E> {
 async fn accept<E: Exports>(listener: AsyncFd<socket2::Socket>, exports: Rc<E>, table: Rc<Table>) {
     // Said once, not for each connection of a flood.
     let mut said_full = false;
+    let throttle = Throttle::default();
     loop {
         match accept_one(&listener).await {
             Ok(socket) if !table.make_room().await => {
@@ -107,10 +109,12 @@ async fn accept<E: Exports>(listener: AsyncFd<socket2::Socket>, exports: Rc<E>, 
                     let (exports, table) = (Rc::clone(&exports), Rc::clone(&table));
                     spawn_local(serve(connection, member, exports, table));
                 }
-                Err(error) => tracing::warn!(%error, "an NBD connection cannot be watched"),
+                Err(error) => {
+                    throttle.warn(|| format!("an NBD connection cannot be watched: {error}"));
+                }
             },
             Err(error) => {
-                tracing::warn!(%error, "no NBD connection can be accepted now");
+                throttle.warn(|| format!("no NBD connection can be accepted now: {error}"));
                 tokio::time::sleep(ACCEPT_REST).await;
             }
         }

@@ -1,20 +1,19 @@
-//! Lines about what strangers do: no more than a few each second, so that they cannot fill the
-//! log.
+//! Lines about what strangers do at a door: no more than a few each second, so that they cannot fill
+//! the log.
 
-use crate::node::lock;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 const PERIOD: Duration = Duration::from_secs(1);
 const LINES: u32 = 5;
 
 /// Counts lines.
-#[derive(Default)]
+#[derive(Default, Debug)]
 pub struct Throttle {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Default, Debug)]
 struct State {
     began: Option<Instant>,
     lines: u32,
@@ -34,7 +33,8 @@ impl Throttle {
 
     /// Whether a line may go, and how many were dropped before it.
     fn admit(&self, now: Instant) -> Option<u64> {
-        let mut state = lock(&self.state);
+        // Counts are right whoever panicked.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.began.is_none_or(|began| now - began >= PERIOD) {
             state.began = Some(now);
             state.lines = 0;

@@ -3,11 +3,11 @@
 
 use super::door;
 use super::lobby::Lobby;
-use super::throttle::Throttle;
 use crate::data::View;
 use crate::node::gates::{Gate, Peer};
 use crate::node::{ImportMark, Node, lock};
 use bytes::Bytes;
+use sheepdog_nbd::Throttle;
 use sheepdog_types::{Error, ErrorKind, Result};
 use sheepdog_wire::{
     Call, Close, ClusterFormat, ClusterInfo, ClusterShutdown, Done, Flush, Hello, ImportBegin,
