@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Operations the kernel works on at once; more wait their turn in the engine.
 const ENTRIES: u32 = 256;
-/// Attempts to hand over a batch while the kernel is short of memory.
+/// Calls in a row that hand nothing over: the kernel is short of memory, or something interrupts it.
 const ENTER_ATTEMPTS: u32 = 1000;
 
 /// See the module. Not `Send`: the kernel accepts submissions only from the thread that made it.
@@ -115,18 +115,19 @@ impl Ring {
     fn enter(&mut self) -> io::Result<()> {
         let mut attempts = 0;
         while !self.ring.submission().is_empty() {
-            match self.ring.submit() {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e)
-                    if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY))
-                        && attempts < ENTER_ATTEMPTS =>
-                {
-                    attempts += 1;
-                    std::thread::yield_now();
+            let error = match self.ring.submit() {
+                Ok(0) => io::Error::other("the kernel takes no operation"),
+                Ok(_) => {
+                    attempts = 0;
+                    continue;
                 }
-                Err(e) => return Err(e),
+                Err(e) => e,
+            };
+            if !passes(&error) || attempts == ENTER_ATTEMPTS {
+                return Err(error);
             }
+            attempts += 1;
+            std::thread::yield_now();
         }
         Ok(())
     }
@@ -221,10 +222,7 @@ impl Drop for Ring {
         while self.in_kernel > 0 {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
-                    std::thread::yield_now();
-                }
+                Err(e) if passes(&e) => std::thread::yield_now(),
                 Err(e) => {
                     // The kernel may still use their buffers: they stay for ever.
                     tracing::error!("io_uring cannot be drained, its buffers are abandoned: {e}");
@@ -235,6 +233,11 @@ impl Drop for Ring {
             self.in_kernel -= self.ring.completion().count();
         }
     }
+}
+
+/// Whether a call to the kernel that failed so may work the next time.
+fn passes(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
 
 /// A ring with all that helps one thread which waits in epoll, or a plain one on older kernels. Not
