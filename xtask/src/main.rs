@@ -7,6 +7,7 @@ mod demo;
 mod deps;
 mod licences;
 mod long;
+mod placement;
 mod shell;
 
 use anyhow::{Result, bail};
@@ -21,6 +22,9 @@ Usage: cargo xtask WORD
   bench [--quick]   the speed table: ours against fio on the disk and against qemu-nbd
   long kill|cuts [--rounds N] [--seed N]
                     kill -9 rounds under verifying writers, report in docs/runs/
+  placement [--json] [NODES...]
+                    how level placement is and how much it moves, on simulated clusters;
+                    fails if a bound is broken
   licences          every dependency's licence is one that deny.toml allows";
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn chore(words: &[&str]) -> Result<()> {
         ["deps"] => deps::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["long", rest @ ..] => long::run(rest),
+        ["placement", rest @ ..] => placement::run(rest),
         ["licences"] => licences::run(),
         ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

@@ -3,10 +3,7 @@
 //!
 //! `cargo run -p sheepdog-placement --example balance --release [CHANGES [NODES...]]`
 
-#[path = "../tests/cluster/mod.rs"]
-mod cluster;
-
-use cluster::{Cluster, History, Shape, exceptions, worst_load};
+use sheepdog_placement::sim::{Cluster, History, Shape, exceptions, worst_load};
 use sheepdog_placement::{Placement, Policy, movement};
 
 fn main() {
@@ -38,7 +35,7 @@ fn main() {
         "copies"
     );
     for nodes in sizes {
-        for shape in [Shape::Even, Shape::Uneven] {
+        for (name, shape) in [("even", Shape::EVEN), ("uneven", Shape::uneven(nodes))] {
             let mut cluster = Cluster::new(nodes, shape, nodes as u64);
             let disks: usize = cluster.map.nodes.iter().map(|n| n.disks.len()).sum();
             // At least 100 replicas on an average disk.
@@ -62,7 +59,7 @@ fn main() {
             zones.dedup();
             println!(
                 "{nodes:5} {:7} {:5} {disks:6} {bits:3} {:8} | {:5.2}% {:5.2}% | {changes:7} {:5.2}% {:5.2}% {:6.1}% {:6.1}% {:8.1}% | {:5.2}% {:6}",
-                format!("{shape:?}").to_lowercase(),
+                name,
                 zones.len(),
                 3u32 << bits,
                 worst_load(&first, 100),

@@ -75,6 +75,9 @@ pub mod hash;
 pub mod map;
 pub mod placement;
 
+#[cfg(feature = "sim")]
+pub mod sim;
+
 mod level;
 mod quota;
 mod rendezvous;

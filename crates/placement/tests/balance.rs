@@ -1,9 +1,7 @@
 //! Balance and movement of clusters of 10 and 100 nodes through sequences of changes. The example
 //! `balance` prints the same as a table, for 1000 nodes too.
 
-mod cluster;
-
-use cluster::{Cluster, History, Shape, exceptions, worst_load};
+use sheepdog_placement::sim::{Cluster, History, Shape, exceptions, worst_load};
 use sheepdog_placement::{Placement, Policy};
 
 struct Limits {
@@ -42,24 +40,24 @@ fn simulate(nodes: usize, shape: Shape, bits: u8, changes: u32, limits: &Limits)
 #[test]
 fn ten_even_nodes() {
     let limits = Limits { fresh: 2.0, table: 10.0, moved: 1.01, excess: 2.0 };
-    simulate(10, Shape::Even, 12, 20, &limits);
+    simulate(10, Shape::EVEN, 12, 20, &limits);
 }
 
 /// Five zones for three copies: the zone rule asks for more than quotas tell (see the crate).
 #[test]
 fn ten_uneven_nodes() {
     let limits = Limits { fresh: 5.0, table: 25.0, moved: 1.10, excess: 400.0 };
-    simulate(10, Shape::Uneven, 11, 20, &limits);
+    simulate(10, Shape::uneven(10), 11, 20, &limits);
 }
 
 #[test]
 fn a_hundred_even_nodes() {
     let limits = Limits { fresh: 5.0, table: 10.0, moved: 1.01, excess: 2.0 };
-    simulate(100, Shape::Even, 12, 40, &limits);
+    simulate(100, Shape::EVEN, 12, 40, &limits);
 }
 
 #[test]
 fn a_hundred_uneven_nodes() {
     let limits = Limits { fresh: 5.0, table: 10.0, moved: 1.01, excess: 2.0 };
-    simulate(100, Shape::Uneven, 14, 10, &limits);
+    simulate(100, Shape::uneven(100), 14, 10, &limits);
 }

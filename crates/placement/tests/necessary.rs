@@ -1,30 +1,10 @@
 //! Movement against the least that any placement could do, found by a minimum-cost flow.
 
-mod cluster;
 mod oracle;
 
-use cluster::{Cluster, Shape, band};
 use oracle::necessary;
-use sheepdog_placement::{ClusterMap, Placement, Policy, movement};
-use sheepdog_types::DiskId;
-use std::collections::BTreeMap;
-
-/// The least that brings the replicas of `old` within the bands of `new`.
-fn least(old: &Placement, new: &Placement, map: &ClusterMap) -> u64 {
-    let zone_of: BTreeMap<DiskId, usize> =
-        map.nodes.iter().flat_map(|n| n.disks.iter().map(|d| (d.id, n.zone as usize))).collect();
-    let loads = new.loads();
-    let place = |disk: &DiskId| loads.iter().position(|l| l.disk == *disk);
-    let mut names: Vec<usize> = loads.iter().map(|l| zone_of[&l.disk]).collect();
-    names.sort_unstable();
-    names.dedup();
-    let zones: Vec<usize> =
-        loads.iter().map(|l| names.partition_point(|z| *z < zone_of[&l.disk])).collect();
-    let bounds: Vec<(u32, u32)> = loads.iter().map(band).collect();
-    let sets: Vec<Vec<usize>> =
-        (0..old.shards()).map(|s| old.acting_set(s).iter().filter_map(place).collect()).collect();
-    necessary(&zones, &bounds, &sets, new.width() as u32).expect("bands can be met")
-}
+use sheepdog_placement::sim::{Cluster, Numbers, Shape, fewest, least};
+use sheepdog_placement::{Placement, Policy, movement};
 
 /// Changes of a small cluster, each checked.
 fn follow(nodes: usize, shape: Shape, seed: u64, changes: u32) {
@@ -49,21 +29,22 @@ fn follow_all(mut cluster: Cluster, changes: u32) {
 
 #[test]
 fn even_nodes_move_what_is_necessary() {
-    follow(5, Shape::Even, 1, 10);
-    follow(12, Shape::Even, 2, 10);
+    follow(5, Shape::EVEN, 1, 10);
+    follow(12, Shape::EVEN, 2, 10);
 }
 
 #[test]
 fn few_uneven_zones_move_what_is_necessary() {
     for seed in 3..6 {
-        follow(4 + seed as usize, Shape::Uneven, seed, 10);
+        let nodes = 4 + seed as usize;
+        follow(nodes, Shape::uneven(nodes), seed, 10);
     }
 }
 
 /// One of four zones is full from the start, and others become it.
 #[test]
 fn zones_that_become_full_get_only_what_they_lack() {
-    let mut cluster = Cluster::new(12, Shape::Uneven, 5);
+    let mut cluster = Cluster::new(12, Shape::uneven(12), 5);
     for (i, node) in (0u32..).zip(&mut cluster.map.nodes) {
         node.zone = i % 4;
         node.vnodes = if i % 4 == 0 { 300 } else { 128 };
@@ -85,4 +66,40 @@ fn the_oracle_knows_the_obvious_cases() {
     let sets = vec![vec![0, 3], vec![0, 3], vec![1, 2]];
     let bounds = [(1, 1), (1, 1), (1, 1), (3, 3)];
     assert_eq!(necessary(&[0, 1, 2, 3], &bounds, &sets, 2), Some(2));
+}
+
+/// The flow that large clusters are judged by against the slow and obvious one.
+#[test]
+fn both_oracles_agree() {
+    let mut numbers = Numbers(9);
+    let mut possible = 0;
+    for _ in 0..400 {
+        let zones = 2 + numbers.below(4) as usize;
+        let disks: Vec<usize> = (0..zones + numbers.below(6) as usize).map(|d| d % zones).collect();
+        let width = 1 + numbers.below(zones as u64) as usize;
+        let shards = 1 + numbers.below(12) as usize;
+        let mut sets = Vec::new();
+        for _ in 0..shards {
+            let mut set: Vec<usize> = Vec::new();
+            for _ in 0..width {
+                let d = numbers.below(disks.len() as u64) as usize;
+                if set.iter().all(|s| disks[*s] != disks[d]) {
+                    set.push(d);
+                }
+            }
+            sets.push(set);
+        }
+        let all = (width * shards) as u64;
+        let bounds: Vec<(u32, u32)> = disks
+            .iter()
+            .map(|_| {
+                let low = numbers.below(all / disks.len() as u64 + 1);
+                (low as u32, (low + numbers.below(all / 2 + 2)) as u32)
+            })
+            .collect();
+        let slow = necessary(&disks, &bounds, &sets, width as u32);
+        assert_eq!(fewest(&disks, &bounds, &sets, width as u32), slow);
+        possible += u32::from(slow.is_some());
+    }
+    assert!(possible > 100, "{possible}");
 }

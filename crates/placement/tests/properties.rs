@@ -1,9 +1,7 @@
 //! What holds for every map, policy and sequence of changes.
 
-mod cluster;
-
-use cluster::band;
 use proptest::prelude::*;
+use sheepdog_placement::sim::{Cluster, Shape, band};
 use sheepdog_placement::{
     BITS_MAX, ClusterMap, Disk, Exception, Node, NodeId, Placement, Policy, State, movement,
 };
@@ -193,7 +191,7 @@ fn a_wrong_policy_or_size_is_refused() {
 
 #[test]
 fn more_copies_of_a_shard_keep_those_there_are() {
-    let map = cluster::Cluster::new(20, cluster::Shape::Even, 5).map;
+    let map = Cluster::new(20, Shape::EVEN, 5).map;
     let placed = |copies| Placement::fresh(&map, Policy::Copies(copies), 10).expect("valid");
     // Where neither has an exception nothing of two copies moves for three.
     let moved = movement(&placed(2), &placed(3)).len();
@@ -202,7 +200,7 @@ fn more_copies_of_a_shard_keep_those_there_are() {
 
 #[test]
 fn primaries_are_spread() {
-    let map = cluster::Cluster::new(10, cluster::Shape::Even, 6).map;
+    let map = Cluster::new(10, Shape::EVEN, 6).map;
     let placement = Placement::fresh(&map, Policy::Copies(3), 12).expect("valid");
     let mut first: BTreeMap<DiskId, u32> = BTreeMap::new();
     for shard in 0..placement.shards() {
