@@ -209,6 +209,23 @@ fn every_bit_counts() {
     }
 }
 
+/// There are 63 slots in a page, whole ones: another would be taken for one of the next page.
+#[test]
+fn an_entry_page_holds_its_slots_and_no_more() {
+    let full = slots().into_iter().cycle().take(63).collect::<Vec<_>>();
+    let page = encode_entries(&full);
+    assert_eq!(decode_entries(&page), Ok(full));
+    let (head, body) = page.split_at(16);
+    let framed = |body: &[u8]| frame(u32::from_le_bytes([0x49, 0x45, 0x44, 0x53]), 1, body);
+    assert_eq!(framed(body)[..16], *head);
+    // What is left of a page behind 63 slots is most of a slot.
+    for more in [1, 48, 64] {
+        let long = [body, &body[..more]].concat();
+        assert!(decode_entries(&framed(&long)).is_err(), "{more} bytes more");
+    }
+    assert!(decode_entries(&framed(&body[..100])).is_err());
+}
+
 #[test]
 fn another_stores_structures_are_refused() {
     assert!(CheckpointSlot::decode(LOG_ID + 1, &slot().encode(LOG_ID)).is_err());

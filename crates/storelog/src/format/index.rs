@@ -14,6 +14,7 @@ const VERSION: u16 = 1;
 
 /// Slots of one entry page: 64 bytes each, one block with its frame.
 pub const SLOTS_PER_PAGE: u32 = 63;
+const SLOT_BYTES: usize = 64;
 /// Units covered by one allocation page.
 pub const UNITS_PER_PAGE: u32 = 4000 * 8;
 /// Owners that fit a slot; with more, the fragment's page must be read to know them.
@@ -131,7 +132,7 @@ pub fn encode_entries(slots: &[Option<Slot>]) -> Vec<u8> {
                 }
             }
         }
-        w.bytes.resize(start + 64, 0);
+        w.bytes.resize(start + SLOT_BYTES, 0);
     }
     frame(ENTRY_MAGIC, VERSION, &w.bytes)
 }
@@ -141,7 +142,11 @@ pub fn encode_entries(slots: &[Option<Slot>]) -> Vec<u8> {
 pub fn decode_entries(bytes: &[u8]) -> Result<Vec<Option<Slot>>, Malformed> {
     const WHAT: &str = "entry page";
     let body = unframe(WHAT, ENTRY_MAGIC, VERSION, bytes)?;
-    body.chunks(64)
+    // A slot behind the last one would be the next page's first.
+    if !body.len().is_multiple_of(SLOT_BYTES) || body.len() > SLOTS_PER_PAGE as usize * SLOT_BYTES {
+        return Err(Reader::new(WHAT, body).bad("impossible length"));
+    }
+    body.chunks(SLOT_BYTES)
         .map(|bytes| {
             let mut r = Reader::new(WHAT, bytes);
             let id = FragmentId { lineage: LineageId(r.u64()?), number: r.u64()? };
