@@ -28,12 +28,12 @@ pub fn parse(text: &str) -> Result<u64> {
     }
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
     let whole = whole.checked_mul(1 << shift).ok_or_else(invalid)?;
-    // 18 digits after the point are more than any unit needs and keep the product within 128 bits.
-    let fraction = &fraction[..fraction.len().min(18)];
-    let scale = 10u128.pow(fraction.len() as u32);
-    let parts: u128 =
-        if fraction.is_empty() { 0 } else { fraction.parse().map_err(|_| invalid())? };
-    let below = u64::try_from((parts << shift) / scale).map_err(|_| invalid())?;
+    // From the last digit on, each time what is whole: below 2^shift, and exact however many there
+    // are.
+    let below = fraction
+        .bytes()
+        .rev()
+        .fold(0, |below, digit| ((u64::from(digit - b'0') << shift) + below) / 10);
     whole.checked_add(below).ok_or_else(invalid)
 }
 
@@ -72,6 +72,10 @@ mod tests {
             ("3.", 3),
             ("0.1k", 102),
             ("16P", 16 << 50),
+            // 2^-50, to its last digit, and a little less.
+            (".00000000000000088817841970012523233890533447265625P", 1),
+            (".00000000000000088817841970012523233890533447265624P", 0),
+            ("0.99999999999999999999999999999999999999999999999999k", 1023),
             ("9007199254740993", 9_007_199_254_740_993),
             ("18446744073709551615", u64::MAX),
         ];
