@@ -41,7 +41,7 @@ impl Words {
                 Some("--force") => force = true,
                 Some("-h" | "--help") => return Ok(None),
                 Some(option) if option.starts_with("--") => {
-                    return Err(format!("Unknown option '{option}'"));
+                    return Err(format!("Unknown option '{}'", option.escape_debug()));
                 }
                 _ => plain.push(word),
             }

@@ -3,6 +3,8 @@
 
 use super::{Arg, Opt, Refusal, SPECS, Settings};
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use toml::Value;
 
@@ -14,12 +16,15 @@ pub fn read(file: &Path) -> Result<Settings, Refusal> {
     let refuse = |why: &dyn std::fmt::Display| {
         Refusal::new(format!("configuration file {}: {why}", file.display()))
     };
-    let length = std::fs::metadata(file).map_err(|e| refuse(&e))?.len();
-    if length > BYTES_MAX {
+    // Devices and pipes have no length that could be asked for.
+    let opened = File::open(file).map_err(|e| refuse(&e))?;
+    let mut bytes = Vec::new();
+    opened.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| refuse(&e))?;
+    if bytes.len() as u64 > BYTES_MAX {
         return Err(refuse(&"larger than 1 MiB"));
     }
-    let text = std::fs::read_to_string(file).map_err(|e| refuse(&e))?;
-    parse(&text).map_err(|line| refuse(&line))
+    let text = str::from_utf8(&bytes).map_err(|e| refuse(&e))?;
+    parse(text).map_err(|line| refuse(&line))
 }
 
 /// Reads the text; an error is the reason without the file's name.

@@ -93,7 +93,7 @@ impl<'a, T: Copy, I: Iterator<Item = OsString>> Getopt<'a, T, I> {
     fn short(&mut self) -> Result<Item<T>, Bad<T>> {
         let letter = char::from(self.bundle.remove(0));
         let Some(spec) = self.specs.iter().find(|s| s.short == Some(letter)) else {
-            let shown = if letter.is_ascii() { letter } else { '?' };
+            let shown = if letter.is_ascii_graphic() { letter } else { '?' };
             return Err(Bad { line: format!("invalid option -- '{shown}'"), id: None });
         };
         if spec.arg == Arg::No {
@@ -223,6 +223,7 @@ mod tests {
             ("-k", "invalid option -- 'k'"),
             ("-fk", "invalid option -- 'k'"),
             ("-é", "invalid option -- '?'"),
+            ("-\u{1b}[2J", "invalid option -- '?'"),
             ("-p", "option requires an argument -- 'p'"),
             ("--port", "option '--port' requires an argument"),
             ("--por", "option '--port' requires an argument"),

@@ -237,4 +237,7 @@ fn a_bad_file_is_refused_with_one_line() {
     let error = config::parse("port = 1\nport = 2").map(|_| ()).expect_err("twice");
     assert!(error.starts_with("line 2: "), "{error}");
     assert!(!error.contains('\n'), "{error}");
+    // It has no length, and no end.
+    let endless = refusal("--config /dev/zero");
+    assert_eq!(endless.line, "configuration file /dev/zero: larger than 1 MiB");
 }
