@@ -1,7 +1,7 @@
 //! Everything that must pass, in the order in which failures are cheapest to learn.
 
 use crate::shell::{cargo, step, step_within};
-use crate::{deps, licences};
+use crate::{deps, fuzz, licences};
 use anyhow::Result;
 use sheepdog_testkit::bins::{BIN_DIR, profile_dir};
 use sheepdog_testkit::tools::find;
@@ -25,10 +25,11 @@ pub fn run() -> Result<()> {
     )?;
     if find("cargo-deny").is_some() {
         // The list of advisories is on the network; the rest is not.
-        step(
-            "dependencies",
-            &mut cargo(&["deny", "--offline", "check", "bans", "licenses", "sources"]),
-        )?;
+        for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+            let mut deny = cargo(&["deny", "--offline", "--manifest-path", manifest, "check"]);
+            deny.args(["--config", "deny.toml", "bans", "licenses", "sources"]);
+            step("dependencies", &mut deny)?;
+        }
     } else {
         println!("==> dependencies (cargo-deny is not installed: licences and bans only)");
         licences::run()?;
@@ -42,6 +43,7 @@ pub fn run() -> Result<()> {
     let mut doc =
         cargo(&["doc", "--workspace", "--locked", "--no-deps", "--document-private-items"]);
     step("documentation", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    fuzz::ci()?;
     println!("==> all passed in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Runs that are too long for every day. Their reports are kept in `docs/runs/`.
 
+use crate::fuzz;
 use crate::shell::{cargo, cmd, output};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -13,20 +14,22 @@ use sheepdog_testkit::verify::Plan;
 use std::time::{Duration, Instant};
 
 const USAGE: &str = "long kill [--rounds N] [--seed N]
-       long cuts [--rounds N] [--seed N]";
+       long cuts [--rounds N] [--seed N]
+       long fuzz [--seconds N]";
 
 /// `long NAME …`.
 pub fn run(args: &[&str]) -> Result<()> {
     let [name, rest @ ..] = args else {
         bail!(USAGE);
     };
-    let (mut rounds, mut seed) = (None, None);
+    let (mut rounds, mut seed, mut seconds) = (None, None, None);
     let mut words = rest.iter();
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match *word {
             "--rounds" => rounds = Some(value.parse()?),
             "--seed" => seed = Some(value.parse()?),
+            "--seconds" => seconds = Some(value.parse()?),
             _ => bail!(USAGE),
         }
     }
@@ -34,8 +37,23 @@ pub fn run(args: &[&str]) -> Result<()> {
         "kill" => kill(rounds.unwrap_or(100), seed.unwrap_or_else(Rng::fresh_seed)),
         // 12 deaths each: 100,000 in all.
         "cuts" => cuts(rounds.unwrap_or(8400), seed.unwrap_or_else(Rng::fresh_seed) >> 16),
+        "fuzz" => fuzz(seconds.unwrap_or(30 * 60)),
         _ => bail!(USAGE),
     }
+}
+
+/// Every fuzz target, from its seeds and whatever earlier runs found interesting.
+fn fuzz(seconds: u32) -> Result<()> {
+    let begin = Instant::now();
+    let targets = fuzz::long(seconds)?;
+    let commit = commit()?;
+    let report = json!({
+        "command": format!("cargo xtask long fuzz --seconds {seconds}"),
+        "commit": commit,
+        "seconds": begin.elapsed().as_secs(),
+        "targets": targets,
+    });
+    save(&format!("fuzz-{commit}.json"), &report)
 }
 
 /// The store's model tests: random work on simulated disks that lose power, run full, fail. One

@@ -5,6 +5,7 @@ mod bench;
 mod ci;
 mod demo;
 mod deps;
+mod fuzz;
 mod licences;
 mod long;
 mod placement;
@@ -20,11 +21,17 @@ Usage: cargo xtask WORD
   ci                everything that must pass: ./test
   deps              get the programs the tests need (as root by apt; otherwise say what is missing)
   bench [--quick]   the speed table: ours against fio on the disk and against qemu-nbd
+  fuzz [NAME] [--seconds N]
+                    every reader of foreign bytes against inputs chosen by coverage
+  fuzz NAME --input FILE
+                    one input again
   long kill|cuts [--rounds N] [--seed N]
                     kill -9 rounds under verifying writers, report in docs/runs/
   placement [--json] [NODES...]
                     how level placement is and how much it moves, on simulated clusters;
                     fails if a bound is broken
+  long fuzz [--seconds N]
+                    every fuzz target for 30 minutes, report in docs/runs/
   licences          every dependency's licence is one that deny.toml allows";
 
 fn main() -> ExitCode {
@@ -46,6 +53,7 @@ fn chore(words: &[&str]) -> Result<()> {
         ["ci"] => ci::run(),
         ["deps"] => deps::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["fuzz", rest @ ..] => fuzz::run(rest),
         ["long", rest @ ..] => long::run(rest),
         ["placement", rest @ ..] => placement::run(rest),
         ["licences"] => licences::run(),

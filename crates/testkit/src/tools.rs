@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Program and the Debian package that has it.
-pub const TOOLS: [(&str, &str); 12] = [
+pub const TOOLS: [(&str, &str); 13] = [
     ("busybox", "busybox-static"),
+    // For libFuzzer.
+    ("c++", "g++"),
     ("debugfs", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
     ("fio", "fio"),

@@ -1,0 +1,56 @@
+//! Superblock and checkpoint slots, the first bytes that are read of a disk.
+#![no_main]
+
+use sheepdog_fuzz::input::u64_at;
+use sheepdog_fuzz::meter::bounded;
+use sheepdog_fuzz::store::{AS_IT_IS, reframed, sample, seed};
+use sheepdog_storelog::Superblock;
+use sheepdog_storelog::format::codec::FRAME_BYTES;
+use sheepdog_storelog::format::superblock::CheckpointSlot;
+use sheepdog_types::BLOCK_SIZE;
+
+sheepdog_fuzz::target!(seeds, run);
+
+fn seeds() -> Vec<Vec<u8>> {
+    let superblock = sample(include_str!("../../crates/storelog/tests/samples/superblock.txt"));
+    let slot = sample(include_str!("../../crates/storelog/tests/samples/slot.txt"));
+    vec![seed(0, &superblock), seed(1, &slot), seed(AS_IT_IS, &superblock)]
+}
+
+fn run(data: &[u8]) {
+    let Some((choice, bytes)) = data.split_first() else {
+        return;
+    };
+    let bytes = if choice & AS_IT_IS == 0 { reframed(bytes) } else { bytes.to_vec() };
+    bounded(4096 + 4 * bytes.len(), || {
+        if choice & 1 == 0 {
+            superblock(&bytes);
+        } else {
+            slot(&bytes);
+        }
+    });
+}
+
+fn superblock(bytes: &[u8]) {
+    let Ok(found) = Superblock::decode(bytes) else {
+        return;
+    };
+    assert!((512..=4096).contains(&found.log_unit) && found.log_unit.is_power_of_two());
+    assert!(found.log_bytes >= 64 * BLOCK_SIZE as u64);
+    assert_eq!(found.log_bytes % u64::from(found.log_unit), 0);
+    assert_eq!(found.features, 0);
+    let again = found.encode();
+    assert!(again.len() <= BLOCK_SIZE, "it is one block");
+    assert_eq!(Superblock::decode(&again), Ok(found));
+}
+
+fn slot(bytes: &[u8]) {
+    let log_id = u64_at(bytes, FRAME_BYTES);
+    let Ok(found) = CheckpointSlot::decode(log_id, bytes) else {
+        return;
+    };
+    let again = found.encode(log_id);
+    assert!(again.len() <= BLOCK_SIZE, "it is one block");
+    assert_eq!(CheckpointSlot::decode(log_id, &again), Ok(found));
+    assert!(CheckpointSlot::decode(!log_id, bytes).is_err(), "another log's");
+}
