@@ -1,6 +1,6 @@
 //! A durable record changes the index. Live writes and replay go through the same code.
 
-use crate::format::batch::{Body, Placed, Record, ZeroKind};
+use crate::format::batch::{Body, Record, ZeroKind};
 use crate::format::index::UNITS_PER_PAGE;
 use crate::fragment::{Fragment, FreedUnit};
 use crate::index::{Loaded, LoggedBlock};
@@ -49,7 +49,7 @@ impl Store {
             }
         }
         // A checkpoint may have written them as free while the record was on its way.
-        self.space.mark_dirty(placed(record).iter().map(|p| p.unit / UNITS_PER_PAGE));
+        self.space.mark_dirty(record.placed().iter().map(|p| p.unit / UNITS_PER_PAGE));
         let ticket = self.tickets.next();
         for unit in freed {
             self.space.recycle(unit, seq, ticket);
@@ -66,7 +66,7 @@ impl Store {
         freed: &mut BTreeSet<u32>,
     ) {
         let (left, unneeded) = self.change_index(record, None, payload_pos, seq);
-        for placed in placed(record) {
+        for placed in record.placed() {
             self.space.replay(placed.unit, true);
             freed.remove(&placed.unit);
         }
@@ -238,14 +238,5 @@ impl Store {
         );
         self.logged_bytes = self.logged_bytes + delta.bytes_in - delta.bytes_out;
         (freed, unneeded)
-    }
-}
-
-/// The units that a record names.
-fn placed(record: &Record) -> &[Placed] {
-    match &record.body {
-        Body::Write { extents, .. } => extents,
-        Body::Zero { units, .. } => units,
-        Body::DeleteVid { .. } => &[],
     }
 }

@@ -7,6 +7,7 @@
 
 mod replay;
 mod scan;
+mod sense;
 
 use crate::checksum::block_crc;
 use crate::command::Effect;
@@ -231,14 +232,16 @@ impl Opening {
         match want {
             Want::Super => self.superblock_read(&bytes),
             Want::Root => {
-                match Root::decode(self.slot.serial, &bytes) {
+                let root = Root::decode(self.slot.serial, &bytes);
+                match root.and_then(|root| self.check_root(&root).map(|()| root)) {
                     Ok(root) => self.root = root,
                     Err(malformed) => self.damage(damaged(malformed))?,
                 }
                 Ok(())
             }
             Want::Entries(page) => {
-                let slots = match decode_entries(&bytes) {
+                let slots = decode_entries(&bytes);
+                let slots = match slots.and_then(|slots| self.check_slots(&slots).map(|()| slots)) {
                     Ok(slots) => slots,
                     Err(malformed) => return self.damage(damaged(malformed)),
                 };
@@ -322,8 +325,14 @@ impl Opening {
         match self.step {
             Step::Super => {
                 self.step = Step::Root;
+                let run = self.root_run();
+                if self.slot.root_bytes > run.bytes() as u64 || !self.is_inside(run)? {
+                    const WHAT: &str = "checkpoint slot";
+                    self.damage(damaged(Malformed::new(WHAT, "its root is outside of the disk")))?;
+                    // Nothing of the index can be found.
+                    self.slot.root_bytes = 0;
+                }
                 if self.slot.root_bytes > 0 {
-                    let run = self.root_run();
                     self.read(Want::Root, Area::Data, run.offset(), run.bytes());
                 }
             }

@@ -281,17 +281,30 @@ impl Store {
         id: FragmentId,
         result: Result<Bytes, DiskError>,
     ) -> Result<FragmentPage> {
-        let bad = |why: String| Error::new(ErrorKind::Io, format!("page of fragment {id}: {why}"));
-        let bytes = result.map_err(|error| bad(error.text))?;
-        let mut page = fragment_page::decode(id, &bytes, self.geometry()).map_err(|malformed| {
-            self.stats.checksum_errors += 1;
-            bad(malformed.to_string())
-        })?;
-        // A page read in this run was written in a former one: a fragment with stale blocks stays
-        // in memory.
-        page.fragment.doubt_stale();
-        Ok(page)
+        let bytes = result.map_err(|error| bad_page(id, &error.text))?;
+        let units_max = self.limits.units_max;
+        let why = match fragment_page::decode(id, &bytes, self.geometry()) {
+            Err(malformed) => malformed.to_string(),
+            Ok(mut page) => {
+                let units = page.fragment.chunks().filter_map(|(_, _, chunk)| chunk.unit);
+                match units.max().filter(|unit| *unit >= units_max) {
+                    None => {
+                        // A page read in this run was written in a former one: a fragment with
+                        // stale blocks stays in memory.
+                        page.fragment.doubt_stale();
+                        return Ok(page);
+                    }
+                    Some(unit) => format!("unit {unit} is outside of the disk"),
+                }
+            }
+        };
+        self.stats.checksum_errors += 1;
+        Err(bad_page(id, &why))
     }
+}
+
+fn bad_page(id: FragmentId, why: &str) -> Error {
+    Error::new(ErrorKind::Io, format!("page of fragment {id}: {why}"))
 }
 
 fn locate<'a>(

@@ -99,6 +99,16 @@ pub enum Body {
 }
 
 impl Record {
+    /// The units that it names.
+    #[must_use]
+    pub fn placed(&self) -> &[Placed] {
+        match &self.body {
+            Body::Write { extents, .. } => extents,
+            Body::Zero { units, .. } => units,
+            Body::DeleteVid { .. } => &[],
+        }
+    }
+
     /// Blocks of payload that follow in the batch.
     #[must_use]
     pub fn payload_blocks(&self, geometry: Geometry) -> usize {

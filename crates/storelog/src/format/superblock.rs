@@ -128,11 +128,17 @@ impl CheckpointSlot {
         if r.u64()? != log_id {
             return Err(r.bad("it belongs to another store"));
         }
-        Ok(Self {
+        let slot = Self {
             serial: r.u64()?,
             root_page: r.u64()?,
             root_bytes: r.u64()?,
             replay: LogPosition { pos: r.u64()?, seq: r.u64()?, prev_crc: r.u32()? },
-        })
+        };
+        // All of them are counted up, for longer than any disk lives.
+        let counters = [slot.serial, slot.replay.pos, slot.replay.seq];
+        if slot.replay.seq == 0 || counters.iter().any(|counter| *counter > u64::MAX / 2) {
+            return Err(r.bad("impossible position"));
+        }
+        Ok(slot)
     }
 }

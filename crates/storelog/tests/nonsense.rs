@@ -1,0 +1,206 @@
+//! Opening a disk whose structures have right checksums and make no sense: an error that says so,
+//! and with salvage what is left, but never a panic or memory without bound.
+
+use sheepdog_storelog::format::batch::{self, BatchHeader, Body, Placed, Record};
+use sheepdog_storelog::format::index::{Owners, PageRun, Root, Slot, encode_entries};
+use sheepdog_storelog::format::superblock::{CheckpointSlot, LogPosition};
+use sheepdog_storelog::io::{Area, Completion, DiskOp, OpId};
+use sheepdog_storelog::{Effect, Limits, OpenReport, Opening, Superblock, prepare};
+use sheepdog_types::{
+    BLOCK_SIZE, DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, PageBuf, Result,
+    Version, Vid,
+};
+
+const LOG_ID: u64 = 77;
+const LOG_BYTES: u64 = 256 << 10;
+const LIMITS: Limits = Limits { units_max: 1 << 16, ..Limits::STANDARD };
+/// Pages of the data area there can be, two in each unit.
+const PAGES: u64 = 2 << 16;
+
+/// Both areas.
+struct Disk {
+    data: Vec<u8>,
+    log: Vec<u8>,
+}
+
+impl Disk {
+    /// An empty store.
+    fn new() -> Self {
+        let superblock = Superblock {
+            disk: DiskId([1; 16]),
+            cluster: [2; 16],
+            log_id: LOG_ID,
+            log_bytes: LOG_BYTES,
+            log_unit: 512,
+            geometry: Geometry::new(2, 4).expect("legal"),
+            log_fua: true,
+            features: 0,
+        };
+        let mut disk = Self { data: vec![0; 16 * BLOCK_SIZE], log: vec![0; LOG_BYTES as usize] };
+        let op = prepare(&superblock).expect("the log is large enough");
+        disk.perform(OpId(0), &op);
+        disk
+    }
+
+    fn put(&mut self, page: usize, bytes: &[u8]) {
+        self.data[page * BLOCK_SIZE..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// With both slots like this.
+    fn with_slot(mut self, slot: CheckpointSlot) -> Self {
+        self.put(1, &slot.encode(LOG_ID));
+        self.put(2, &slot.encode(LOG_ID));
+        self
+    }
+
+    /// With this root, in page 4.
+    fn with_root(mut self, root: &Root) -> Self {
+        let bytes = root.encode();
+        self.put(4, &bytes);
+        self.with_slot(slot(4, bytes.len() as u64))
+    }
+
+    /// With these fragments in one entry page, page 5.
+    fn with_slots(mut self, slots: &[Option<Slot>]) -> Self {
+        self.put(5, &encode_entries(slots));
+        self.with_root(&Root { serial: 1, entry_pages: vec![5], ..Root::default() })
+    }
+
+    fn perform(&mut self, op: OpId, what: &DiskOp) -> Completion {
+        let area = match what {
+            DiskOp::Read { area: Area::Log, .. } | DiskOp::Write { area: Area::Log, .. } => {
+                &mut self.log
+            }
+            _ => &mut self.data,
+        };
+        let bytes = match what {
+            DiskOp::Read { offset, len, .. } => {
+                assert!(offset + *len as u64 <= 1 << 40, "a read behind the end of any disk");
+                let from = (*offset as usize).min(area.len());
+                PageBuf::copy_of(&[&area[from..], &vec![0; *len]].concat()[..*len]).freeze()
+            }
+            DiskOp::Write { offset, data, .. } => {
+                let bytes = data.concat();
+                area[*offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+                bytes::Bytes::new()
+            }
+            _ => bytes::Bytes::new(),
+        };
+        Completion { op, result: Ok(bytes) }
+    }
+
+    fn open(&mut self, salvage: bool) -> Result<(OpenReport, Vec<String>)> {
+        let mut out = Vec::new();
+        let mut opening = match salvage {
+            true => Opening::salvage(LIMITS, &mut out),
+            false => Opening::start(LIMITS, &mut out),
+        };
+        loop {
+            let Some(Effect::Disk(id, op)) = out.pop() else { panic!("opening came to a stop") };
+            if let Some(done) = opening.completed(self.perform(id, &op), &mut out) {
+                return done.map(|(_, report)| (report, opening.take_damage()));
+            }
+        }
+    }
+
+    /// Opening refuses it with this reason, and opening for a look leaves it out.
+    fn refuse(mut self, reason: &str) {
+        let error: Error = self.open(false).expect_err(reason);
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.full().ends_with(reason), "{}", error.full());
+        let (report, damage) = self.open(true).expect("a look");
+        assert_eq!((report.fragments, damage.len()), (0, 1), "{damage:?}");
+        assert!(damage[0].ends_with(reason), "{damage:?}");
+    }
+}
+
+fn slot(root_page: u64, root_bytes: u64) -> CheckpointSlot {
+    let replay = LogPosition { pos: 0, seq: 1, prev_crc: 0 };
+    CheckpointSlot { serial: 1, root_page, root_bytes, replay }
+}
+
+fn entry(number: u64, page: u64, count: u16) -> Option<Slot> {
+    Some(Slot {
+        id: FragmentId { lineage: LineageId(1), number },
+        head: Version::ZERO,
+        page: PageRun { page, count },
+        owners: Owners::NONE,
+    })
+}
+
+#[test]
+fn a_sound_disk_opens() {
+    let (report, damage) = Disk::new().open(false).expect("it is empty");
+    assert_eq!((report, damage.len()), (OpenReport::default(), 0));
+    let mut disk = Disk::new().with_slots(&[entry(1, 6, 1), None, entry(2, PAGES - 1, 1)]);
+    assert_eq!(disk.open(false).expect("sound").0.fragments, 2);
+}
+
+#[test]
+fn nothing_is_looked_for_outside_of_the_disk() {
+    for (page, bytes) in
+        [(PAGES, 1), (u64::MAX / 2, 1), (u64::MAX, 100), (4, u64::MAX), (4, 1 << 28)]
+    {
+        Disk::new().with_slot(slot(page, bytes)).refuse("its root is outside of the disk");
+    }
+    let reason = "it names what is outside of the disk";
+    let root = || Root { serial: 1, ..Root::default() };
+    for page in [PAGES, 1 << 52, u64::MAX] {
+        Disk::new().with_root(&Root { entry_pages: vec![0, page], ..root() }).refuse(reason);
+        Disk::new().with_root(&Root { space_pages: vec![page], ..root() }).refuse(reason);
+    }
+    Disk::new().with_root(&Root { unpunched: vec![1 << 16], ..root() }).refuse(reason);
+    // Three allocation pages cover all units there can be.
+    Disk::new().with_root(&Root { space_pages: vec![0; 4], ..root() }).refuse(reason);
+    Disk::new().with_slots(&[entry(1, PAGES, 1)]).refuse(reason);
+    Disk::new().with_slots(&[entry(1, PAGES - 1, 2)]).refuse(reason);
+}
+
+#[test]
+fn a_fragment_is_named_once() {
+    let twice = [entry(1, 6, 1), entry(2, 7, 1), entry(1, 8, 1)];
+    Disk::new().with_slots(&twice).refuse("it names a fragment twice");
+}
+
+#[test]
+fn a_batch_that_names_what_cannot_be_is_none() {
+    let fragment = FragmentId { lineage: LineageId(1), number: 1 };
+    let version = Version { seq: 1, ..Version::ZERO };
+    for (unit, batches) in [(9, 1), (1 << 16, 0), (u32::MAX, 0)] {
+        let body =
+            Body::Write { start: 0, crcs: vec![0; 2], extents: vec![Placed { chunk: 0, unit }] };
+        let vid = Vid::new(5).expect("vid");
+        let first = Record { fragment, vid, version, prev: Version::ZERO, body };
+        // Its blocks count no more, so it does not look torn.
+        let second = Record { body: Body::DeleteVid { forget: false }, ..first.clone() };
+        let header = BatchHeader {
+            log_id: LOG_ID,
+            seq: 1,
+            prev_crc: 0,
+            watermark: 0,
+            header_bytes: 0,
+            payload_bytes: 0,
+            records: 0,
+            crc: 0,
+        };
+        let mut disk = Disk::new();
+        let (_, bytes) = batch::encode(header, [first, second].iter(), 512);
+        disk.log[..bytes.len()].copy_from_slice(&bytes);
+        assert_eq!(disk.open(false).expect("it opens").0.batches, batches, "unit {unit}");
+    }
+}
+
+#[test]
+fn positions_are_those_of_a_log() {
+    let sound = slot(0, 0);
+    let replay = |pos, seq| LogPosition { pos, seq, prev_crc: 0 };
+    for bad in [
+        CheckpointSlot { serial: u64::MAX, ..sound },
+        CheckpointSlot { replay: replay(0, 0), ..sound },
+        CheckpointSlot { replay: replay(0, u64::MAX), ..sound },
+        CheckpointSlot { replay: replay(u64::MAX, 1), ..sound },
+    ] {
+        let error = Disk::new().with_slot(bad).open(true).expect_err("no log");
+        assert!(error.full().ends_with("impossible position"), "{}", error.full());
+    }
+}
