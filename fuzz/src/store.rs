@@ -69,3 +69,16 @@ pub fn sample(text: &str) -> Vec<u8> {
 pub fn seed(choice: u8, bytes: &[u8]) -> Vec<u8> {
     [&[choice], bytes].concat()
 }
+
+/// Makes the checksum of a framed structure right again, if its length can be followed.
+pub fn resealed(bytes: &mut [u8]) {
+    let Some(head) = bytes.first_chunk::<FRAME_BYTES>() else {
+        return;
+    };
+    let len = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+    if let Some(whole) = bytes.get_mut(..FRAME_BYTES.saturating_add(len)) {
+        whole[12..16].fill(0);
+        let crc = crc32c(whole);
+        whole[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
+}

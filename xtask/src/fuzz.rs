@@ -17,7 +17,7 @@ const USAGE: &str = "fuzz [NAME] [--seconds N]
        fuzz NAME --input FILE";
 
 /// Every target and how long its inputs may be: as long as it takes to say something new.
-const TARGETS: [(&str, u32); 10] = [
+const TARGETS: [(&str, u32); 11] = [
     ("dog_args", 512),
     ("dog_images", 16 << 10),
     ("index_pages", 5000),
@@ -25,6 +25,7 @@ const TARGETS: [(&str, u32); 10] = [
     ("nbd_handshake", 4096),
     ("nbd_requests", 16 << 10),
     ("sheep_options", 1024),
+    ("store_open", 256),
     ("superblock", 256),
     ("table_copy", 2048),
     ("wire", 8 << 10),
