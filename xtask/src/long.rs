@@ -35,7 +35,7 @@ pub fn run(args: &[&str]) -> Result<()> {
     }
     match *name {
         "kill" => kill(rounds.unwrap_or(100), seed.unwrap_or_else(Rng::fresh_seed)),
-        // 12 deaths each: 100,000 in all.
+        // 12 deaths each: 100,000 in all, and as many cuts after single operations.
         "cuts" => cuts(rounds.unwrap_or(8400), seed.unwrap_or_else(Rng::fresh_seed) >> 16),
         "fuzz" => fuzz(seconds.unwrap_or(30 * 60)),
         _ => bail!(USAGE),
@@ -58,12 +58,17 @@ fn fuzz(seconds: u32) -> Result<()> {
 
 /// The store's model tests: random work on simulated disks that lose power, run full, fail. One
 /// seed is one run; `SHEEPDOG_SEED=N SHEEPDOG_SEEDS=1` repeats it.
-const CUTS: [&str; 5] = [
-    "crashes_anywhere_keep_acknowledged_writes_and_space",
-    "faults::a_full_host_refuses_writes_early_and_never_deletes",
-    "faults::space_once_given_can_be_written_when_somebody_else_fills_the_host",
-    "faults::without_space_writes_are_refused_and_nothing_is_lost",
-    "faults::disk_errors_are_told_and_do_no_damage",
+///
+/// With each the part of the seeds that it gets. The first is the one whose deaths are counted; the
+/// second cuts after each single operation, some 500 times a seed; the others repeat the first in
+/// worse weather.
+const CUTS: [(&str, u32); 6] = [
+    ("crashes_anywhere_keep_acknowledged_writes_and_space", 1),
+    ("cuts::stores_side_by_side_survive_a_cut_after_any_operation", 40),
+    ("faults::a_full_host_refuses_writes_early_and_never_deletes", 8),
+    ("faults::space_once_given_can_be_written_when_somebody_else_fills_the_host", 8),
+    ("faults::without_space_writes_are_refused_and_nothing_is_lost", 8),
+    ("faults::disk_errors_are_told_and_do_no_damage", 8),
 ];
 
 fn cuts(seeds: u32, seed: u64) -> Result<()> {
@@ -76,9 +81,9 @@ fn cuts(seeds: u32, seed: u64) -> Result<()> {
         .find_map(|message| message["executable"].as_str().map(str::to_owned))
         .context("cargo named no test binary")?;
     let mut results = serde_json::Map::new();
-    for (at, test) in CUTS.iter().enumerate() {
-        // The first is the one whose deaths are counted; the others repeat it in worse weather.
-        let count = if at == 0 { seeds } else { seeds.div_ceil(8).max(100) };
+    let mut cuts = 0;
+    for (test, part) in CUTS {
+        let count = seeds.div_ceil(part).max(100.min(seeds));
         println!("{test}: {count} seeds from {seed}");
         let mut run = cmd(&[&binary, "--exact", test, "--nocapture"]);
         run.env("SHEEPDOG_SEED", seed.to_string()).env("SHEEPDOG_SEEDS", count.to_string());
@@ -86,7 +91,8 @@ fn cuts(seeds: u32, seed: u64) -> Result<()> {
         let counts = said.lines().rev().find(|line| line.starts_with("Counts"));
         let counts = counts.context("the test counted nothing")?;
         println!("  {counts}");
-        results.insert((*test).to_owned(), json!({ "seeds": count, "counts": counts }));
+        cuts += cuts_of(counts).context("the test counted no cuts")?;
+        results.insert(test.to_owned(), json!({ "seeds": count, "counts": counts }));
     }
     let commit = commit()?;
     let report = json!({
@@ -94,9 +100,16 @@ fn cuts(seeds: u32, seed: u64) -> Result<()> {
         "commit": commit,
         "seconds": begin.elapsed().as_secs(),
         "first_seed": seed,
+        "cuts_after_single_operations": cuts,
         "tests": results,
     });
     save(&format!("cuts-{commit}-{seed}.json"), &report)
+}
+
+/// The number behind `cuts: ` in what a test prints at its end.
+fn cuts_of(counts: &str) -> Option<u64> {
+    let (_, rest) = counts.split_once("cuts: ")?;
+    rest.split(',').next()?.trim().parse().ok()
 }
 
 fn save(name: &str, report: &Value) -> Result<()> {

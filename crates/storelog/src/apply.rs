@@ -38,7 +38,7 @@ impl Store {
         let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
         // Nothing but replay of an older program's log finds another home than the one named.
         assert!(unneeded.is_empty(), "a reservation's unit is its chunk's home");
-        for placed in placed(record) {
+        for placed in record.placed() {
             let held = self.space.becomes_home(placed.unit);
             // An extent has all its space. A unit that was used before may hold more than was
             // reserved.

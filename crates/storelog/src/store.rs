@@ -16,7 +16,7 @@ use crate::read::PendingRead;
 use crate::space::Space;
 use crate::tickets::Tickets;
 use crate::write::PendingWrite;
-use sheepdog_types::{Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
+use sheepdog_types::{Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Version, Vid};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the store may use. All in bytes unless said otherwise.
@@ -293,6 +293,12 @@ impl Store {
         found
     }
 
+    /// The version of the newest durable write of a fragment.
+    #[must_use]
+    pub fn head(&self, fragment: FragmentId) -> Option<Version> {
+        self.index.get(fragment).map(|entry| entry.head)
+    }
+
     /// The vids that own or hold anything in a fragment; none if it is not in memory.
     #[must_use]
     pub fn vids(&self, fragment: FragmentId) -> Vec<Vid> {
@@ -496,8 +502,8 @@ impl Store {
         self.fail(&format!("{what}: {}", error.text), out);
     }
 
-    pub(crate) fn record_prev(&self, record: &Record) -> sheepdog_types::Version {
-        self.index.get(record.fragment).map_or(sheepdog_types::Version::ZERO, |entry| entry.head)
+    pub(crate) fn record_prev(&self, record: &Record) -> Version {
+        self.index.get(record.fragment).map_or(Version::ZERO, |entry| entry.head)
     }
 }
 

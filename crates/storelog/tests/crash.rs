@@ -1,6 +1,8 @@
 //! Random work, cut anywhere: contents are always those of a prefix of each fragment's writes that
 //! holds all acknowledged ones, and no space is lost.
 
+#[path = "crash/cuts.rs"]
+mod cuts;
 #[path = "crash/faults.rs"]
 mod faults;
 mod model;

@@ -1,13 +1,10 @@
 //! A disk that tells the truth about nothing it was not asked to flush.
 
+use super::platter::{Platter, SECTOR};
 use bytes::Bytes;
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_types::BLOCK_SIZE;
-use std::collections::{BTreeMap, BTreeSet};
-
-const SECTOR: usize = 512;
-
-type Sectors = BTreeMap<(Area, u64), [u8; SECTOR]>;
+use std::collections::BTreeSet;
 
 /// A small seeded generator (splitmix64): one seed is one run.
 pub struct Rng(pub u64);
@@ -62,8 +59,9 @@ pub struct SimDisk {
     /// Operations that failed for other reasons.
     pub failed: u64,
     allocated: BTreeSet<u64>,
-    medium: Sectors,
-    seen: Sectors,
+    /// What a power failure cannot take, and what a read sees.
+    medium: Platter,
+    seen: Platter,
     unflushed: Vec<Unflushed>,
     in_flight: Vec<(OpId, DiskOp, u64)>,
     time: u64,
@@ -73,6 +71,11 @@ impl SimDisk {
     pub fn submit(&mut self, id: OpId, op: DiskOp) {
         self.time += 1;
         self.in_flight.push((id, op, self.time));
+    }
+
+    /// Operations begun and ended so far.
+    pub fn events(&self) -> u64 {
+        self.time
     }
 
     pub fn in_flight(&self) -> usize {
@@ -173,14 +176,14 @@ impl SimDisk {
 
     /// Sectors that were ever written, in order.
     pub fn sectors(&self, area: Area) -> Vec<u64> {
-        self.medium.keys().filter(|at| at.0 == area).map(|at| at.1).collect()
+        self.medium.sectors(area)
     }
 
     /// Damages a sector.
     pub fn rot(&mut self, area: Area, sector: u64, rng: &mut Rng) {
         let all = rng.chance(30);
         for sectors in [&mut self.medium, &mut self.seen] {
-            let bytes = sectors.entry((area, sector)).or_insert([0; SECTOR]);
+            let bytes = sectors.sector_mut(area, sector);
             if all {
                 bytes.fill(0xa5);
             } else {
@@ -214,7 +217,7 @@ impl SimDisk {
                     .partition::<Vec<_>, _>(|u| u.at.0 == *area && u.ended < begun);
                 self.unflushed = rest;
                 for sector in flushed {
-                    self.medium.insert(sector.at, sector.bytes);
+                    self.medium.set(sector.at.0, sector.at.1, &sector.bytes);
                 }
                 Bytes::new()
             }
@@ -238,12 +241,7 @@ impl SimDisk {
             offset.is_multiple_of(SECTOR as u64) && len.is_multiple_of(SECTOR),
             "unaligned read"
         );
-        let first = offset / SECTOR as u64;
-        let mut bytes = Vec::with_capacity(len);
-        for sector in first..first + (len / SECTOR) as u64 {
-            bytes.extend_from_slice(self.seen.get(&(area, sector)).unwrap_or(&[0; SECTOR]));
-        }
-        bytes.into()
+        self.seen.read(area, offset, len).into()
     }
 
     fn write(&mut self, area: Area, offset: u64, bytes: &[u8], durable: bool) {
@@ -254,11 +252,11 @@ impl SimDisk {
         let first = offset / SECTOR as u64;
         for (sector, bytes) in (first..).zip(bytes.as_chunks::<SECTOR>().0) {
             let at = (area, sector);
-            self.seen.insert(at, *bytes);
+            self.seen.set(area, sector, bytes);
             if durable {
                 // Older unflushed bytes of this sector cannot come back.
                 self.unflushed.retain(|u| u.at != at);
-                self.medium.insert(at, *bytes);
+                self.medium.set(area, sector, bytes);
             } else {
                 self.unflushed.push(Unflushed { at, bytes: *bytes, ended: self.time });
             }
@@ -282,14 +280,14 @@ impl SimDisk {
         let keep = [0, 10, 50, 90, 100][rng.below(5) as usize];
         for sector in std::mem::take(&mut self.unflushed) {
             if rng.chance(keep) {
-                self.medium.insert(sector.at, sector.bytes);
+                self.medium.set(sector.at.0, sector.at.1, &sector.bytes);
             } else if rng.chance(5) {
                 let mut garbage = [0; SECTOR];
                 garbage.fill_with(|| rng.next() as u8);
-                self.medium.insert(sector.at, garbage);
+                self.medium.set(sector.at.0, sector.at.1, &garbage);
             }
         }
-        self.seen.clone_from(&self.medium);
+        self.seen = self.medium.clone();
     }
 
     /// Only the process dies: what was handed to the disk gets there.

@@ -2,4 +2,7 @@
 
 pub mod disk;
 pub mod oracle;
+pub mod platter;
 pub mod run;
+pub mod verify;
+pub mod work;

@@ -1,0 +1,213 @@
+//! What must hold of a store at rest: its contents, its books, and what becomes of damage.
+
+use super::disk::{Faults, Rng, SimDisk};
+use super::oracle::seen;
+use super::run::{Run, VIDS};
+use sheepdog_storelog::{Answer, Command, CommandId, Effect, Input, Opening, Store};
+use sheepdog_types::{Error, ErrorKind, FragmentId, Vid};
+
+impl Run {
+    /// At no moment does the store count on space that the host does not have.
+    pub fn check_books(&mut self) {
+        if self.failure().is_some() || self.limits.whole_units {
+            return;
+        }
+        let usage = self.store.as_ref().expect("open").usage();
+        let (held, free) = (self.disk.held_bytes(), self.disk.free_bytes());
+        assert!(usage.held <= held, "the host holds {held} bytes: {usage:?}");
+        assert!(
+            self.somebody_else || usage.host_room <= free,
+            "the host has {free} bytes left: {usage:?}"
+        );
+    }
+
+    /// A quiet store is closed; gives its disk, and how many records opening it replays.
+    pub fn close(&mut self) -> (SimDisk, u64) {
+        assert!(self.is_quiet());
+        self.store = None;
+        self.disk.kill();
+        let disk = self.disk.clone();
+        let (records, _) = self.open_copy(&mut disk.clone()).expect("nothing is wrong");
+        (disk, records)
+    }
+
+    /// Opens and reads a copy of the disk that was damaged since the store was closed.
+    pub fn look_at(&mut self, mut disk: SimDisk, expected: u64) -> Outcome {
+        let mut effects = Vec::new();
+        let Ok((records, mut store)) = self.open_copy(&mut disk) else {
+            return Outcome::Refused;
+        };
+        if records != expected {
+            // Rot in the last batch cannot be told from one that was cut short.
+            return Outcome::Clean;
+        }
+        store.handle(Input::HostFree(1 << 40), &mut effects);
+        let mut outcome = Outcome::Clean;
+        let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        for _ in 0..2 {
+            for fragment in &fragments {
+                for block in 0..self.geometry().blocks_per_fragment() {
+                    let command = Command::Read {
+                        fragment: *fragment,
+                        path: [VIDS[1], VIDS[0]].into(),
+                        start: block,
+                        count: 1,
+                    };
+                    match ask(&mut store, &mut disk, &mut self.rng, command) {
+                        Ok(Answer::Data(pieces)) => {
+                            let seen = seen(*fragment, block, &pieces);
+                            let history = &self.histories[fragment];
+                            assert!(
+                                history.shows(0, &[VIDS[1], VIDS[0]], block, &seen),
+                                "{fragment} block {block}: {seen:?}"
+                            );
+                        }
+                        Ok(answer) => panic!("{answer:?}"),
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::Io);
+                            let text = error.full().to_string();
+                            assert!(text.contains(&format!("fragment {fragment}")), "{text}");
+                            outcome = Outcome::Unread;
+                        }
+                    }
+                }
+            }
+            // Again with everything home that can be brought there.
+            let answer = ask(&mut store, &mut disk, &mut self.rng, Command::Checkpoint);
+            assert_eq!(answer.ok(), Some(Answer::Done));
+        }
+        outcome
+    }
+
+    /// Opens a disk. Gives the number of records replayed.
+    fn open_copy(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
+        let mut effects = Vec::new();
+        let mut opening = Opening::start(self.limits, &mut effects);
+        loop {
+            for effect in effects.drain(..) {
+                if let Effect::Disk(id, op) = effect {
+                    disk.submit(id, op);
+                }
+            }
+            let done = disk.complete_any(&mut self.rng).expect("opening goes on");
+            if let Some(opened) = opening.completed(done, &mut effects) {
+                return opened.map(|(store, report)| (report.records, store));
+            }
+        }
+    }
+
+    /// Reads every fragment whole, through every path, and settles what the crash left open.
+    pub fn verify_all(&mut self) {
+        let faults = std::mem::take(&mut self.disk.faults);
+        let blocks = self.geometry().blocks_per_fragment();
+        let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        for fragment in fragments {
+            let mut views = Vec::new();
+            for path in VIDS.chunks(1) {
+                let pieces = self.read_now(fragment, path, blocks);
+                views.push((path, seen(fragment, 0, &pieces)));
+            }
+            let head = self.store.as_ref().expect("open").head(fragment);
+            let history = self.histories.get_mut(&fragment).expect("known");
+            let prefix = (history.acked()..=history.submitted())
+                .rev()
+                .find(|prefix| history.is(*prefix, &views, head));
+            let Some(prefix) = prefix else {
+                panic!(
+                    "{fragment}: no prefix of its writes from the {} acknowledged on shows {views:?} \
+                     and version {head:?}",
+                    history.acked()
+                )
+            };
+            history.settle(prefix);
+        }
+        self.disk.faults = faults;
+    }
+
+    fn read_now(
+        &mut self,
+        fragment: FragmentId,
+        path: &[Vid],
+        count: u32,
+    ) -> Vec<sheepdog_storelog::Piece> {
+        let id = CommandId(u64::MAX);
+        let command = Command::Read { fragment, path: path.into(), start: 0, count };
+        let mut effects = Vec::new();
+        let store = self.store.as_mut().expect("open");
+        store.handle(Input::Command(id, command), &mut effects);
+        loop {
+            let mut read = None;
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Disk(id, op) => self.disk.submit(id, op),
+                    Effect::Reply(found, Ok(Answer::Data(pieces))) if found == id => {
+                        read = Some(pieces);
+                    }
+                    Effect::Reply(_, answer) => panic!("{answer:?}"),
+                }
+            }
+            if let Some(pieces) = read {
+                return pieces;
+            }
+            let done = self.disk.complete_any(&mut self.rng).expect("a read goes on");
+            store.handle(Input::Completed(done), &mut effects);
+        }
+    }
+
+    /// Everything quiet and home: what the store says of its space must be exact.
+    pub fn check_space(&mut self) {
+        self.disk.faults = Faults::default();
+        self.settle();
+        for _ in 0..2 {
+            // The second one gives back what the first one replaced.
+            self.command(Command::Checkpoint);
+            self.settle();
+        }
+        let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        for fragment in fragments {
+            self.read_now(fragment, &[VIDS[0]], 1);
+        }
+        let store = self.store.as_mut().expect("open");
+        store.self_check().expect("the books are in order");
+    }
+}
+
+/// What became of a damaged store.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It was not opened.
+    Refused,
+    /// Some reads failed.
+    Unread,
+    /// All reads were right.
+    Clean,
+}
+
+/// One command on an otherwise quiet store.
+fn ask(
+    store: &mut Store,
+    disk: &mut SimDisk,
+    rng: &mut Rng,
+    command: Command,
+) -> Result<Answer, Error> {
+    let mut effects = Vec::new();
+    let what = format!("{command:?}");
+    store.handle(Input::Command(CommandId(u64::MAX), command), &mut effects);
+    loop {
+        store.pump(&mut effects);
+        let mut found = None;
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Disk(id, op) => disk.submit(id, op),
+                Effect::Reply(_, answer) => found = Some(answer),
+            }
+        }
+        if let Some(answer) = found {
+            return answer;
+        }
+        let Some(done) = disk.complete_any(rng) else {
+            panic!("no answer to {what}");
+        };
+        store.handle(Input::Completed(done), &mut effects);
+    }
+}
