@@ -17,6 +17,7 @@ use sheepdog_storelog::{
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
 use slab::Slab;
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -30,6 +31,9 @@ use tokio::sync::Notify;
 const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two looks at the host's free space.
 const TICKS_PER_SPACE: u32 = 4;
+/// Ticks that an operation may take. They, and not the clock, so that no disk is blamed for the time
+/// in which this process was stopped or waited for a processor.
+const TICKS_PER_OPERATION: usize = 20;
 /// The data file grows by so much at a time, so that writes rarely change its length.
 const EXTEND_BYTES: u64 = 1 << 30;
 /// Names the driver's own operations; the store never sees their completions.
@@ -69,6 +73,10 @@ struct State {
     data_end: u64,
     reported_failure: bool,
     errors: ErrorLog,
+    /// The store's operation that was begun last; their numbers grow.
+    last_op: Option<OpId>,
+    /// What that was at each of the last ticks.
+    last_ops: VecDeque<Option<OpId>>,
 }
 
 /// A fault is never silent, but a damaged disk read over and over must not fill the log either.
@@ -177,6 +185,8 @@ impl Disk {
             data_end,
             reported_failure: false,
             errors: ErrorLog::default(),
+            last_op: None,
+            last_ops: VecDeque::with_capacity(TICKS_PER_OPERATION),
         };
         // A device has no host that could run out of space.
         let on_device = files.device_units.is_some();
@@ -198,7 +208,7 @@ impl Disk {
     pub async fn run(self) {
         if let Err(error) = self.work().await {
             self.inner.state.borrow_mut().feed(Input::GiveUp(error.full()));
-            self.note_failure();
+            self.say_if_failed();
         }
     }
 
@@ -213,6 +223,7 @@ impl Disk {
         let mut tick: u32 = 0;
         loop {
             self.inner.state.borrow_mut().turn()?;
+            self.say_if_failed();
             tokio::select! {
                 biased;
                 waited = ready.wait() => {
@@ -230,21 +241,20 @@ impl Disk {
 
     fn tick(&self, look_at_space: bool) {
         let now = self.inner.started.elapsed().as_millis() as u64;
-        let look_at_space = look_at_space && !self.inner.on_device;
+        let look_at_space = look_at_space && !self.inner.on_device && !self.is_failed();
         let free = look_at_space.then(|| free_bytes(&self.inner.dir));
         let mut state = self.inner.state.borrow_mut();
         state.feed(Input::Tick(now));
+        state.look_for_silence();
         match free {
             Some(Ok(bytes)) => state.feed(Input::HostFree(bytes)),
             Some(Err(error)) => tracing::warn!("free space: {}", error.full()),
             None => {}
         }
-        drop(state);
-        self.note_failure();
     }
 
-    /// Says once that the disk was given up.
-    fn note_failure(&self) {
+    /// Says that the disk failed, once, before anybody is told who asked for something.
+    fn say_if_failed(&self) {
         let mut state = self.inner.state.borrow_mut();
         if let Some(why) = state.store.failure()
             && !state.reported_failure
@@ -364,6 +374,7 @@ impl State {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(id, op) => {
+                    self.last_op = Some(id);
                     // Space behind the end of a file cannot be given back, so reservations too lie
                     // before it.
                     let end = match &op {
@@ -383,6 +394,7 @@ impl State {
                     let id = id as usize;
                     if let Err(error) = &answer
                         && error.kind() == ErrorKind::Io
+                        && self.store.failure().is_none()
                     {
                         self.errors.note(error);
                     }
@@ -415,6 +427,18 @@ impl State {
             }
             self.feed(Input::Completed(completion));
         }
+    }
+
+    /// Once a tick: a disk that leaves an operation open for too long is given up.
+    fn look_for_silence(&mut self) {
+        // What has completed just now was answered.
+        self.reap();
+        if self.last_ops.len() == TICKS_PER_OPERATION
+            && let Some(Some(overdue)) = self.last_ops.pop_front()
+        {
+            self.feed(Input::Overdue(overdue));
+        }
+        self.last_ops.push_back(self.last_op);
     }
 
     /// Starts what has gathered and hands it to the kernel.

@@ -146,6 +146,9 @@ pub enum Input {
     HostFree(u64),
     /// The disk can no longer be used, for this reason: every request is answered with an error.
     GiveUp(String),
+    /// Operations up to this one began so long ago that a disk which has not completed them does
+    /// not work.
+    Overdue(OpId),
 }
 
 /// What comes out.

@@ -211,6 +211,7 @@ impl Store {
                 self.held_at_report = self.held_bytes();
             }
             Input::GiveUp(why) => self.fail(&why, out),
+            Input::Overdue(last) => self.give_up_if_silent(last, out),
         }
     }
 
@@ -491,6 +492,21 @@ impl Store {
         self.log.queue.clear();
         self.log.in_flight = None;
         self.failed = Some(why.to_owned());
+    }
+
+    /// Nobody is to wait for ever for a disk that does not answer.
+    fn give_up_if_silent(&mut self, last: OpId, out: &mut Vec<Effect>) {
+        let Some((_, purpose)) = self.ops.first_key_value().filter(|(op, _)| **op <= last) else {
+            return;
+        };
+        let what = match purpose {
+            Purpose::Extent { .. } => "write an extent",
+            Purpose::Batch => "write the log",
+            Purpose::Read { .. } => "read",
+            Purpose::Page(_) => "read a page of the index",
+            Purpose::Checkpoint(_) => "write a checkpoint",
+        };
+        self.fail(&format!("{what}: the disk does not answer"), out);
     }
 
     /// A rule of this program was broken: stop before more happens.
