@@ -6,6 +6,8 @@
 //! Processes are waited for by their own signals (`sd_notify`, pidfds, sockets), never by time.
 
 pub mod bins;
+pub mod broken;
+pub mod brokenfs;
 pub mod dog;
 pub mod fio;
 pub mod guest;

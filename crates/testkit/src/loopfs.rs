@@ -1,4 +1,4 @@
-//! Small file systems on loop devices, for full and read-only disks. Root only.
+//! Small file systems on loop devices, for full, read-only and vanishing disks. Root only.
 
 use crate::process::{run, wait_until};
 use crate::tools::{command, is_root};
@@ -6,20 +6,30 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A mounted ext4 of its own; unmounted and gone when dropped.
+/// A mounted file system of its own; unmounted and gone when dropped.
 #[derive(Debug)]
 pub struct SmallFs {
     point: PathBuf,
+    image: PathBuf,
     _home: tempfile::TempDir,
 }
 
 impl SmallFs {
-    /// Makes and mounts one of `bytes`; `None`, with a line, for who may not mount.
+    /// Makes and mounts an ext4 of `bytes`; `None`, with a line, for who may not mount.
     ///
     /// # Panics
     /// When making or mounting it fails for root.
     #[must_use]
     pub fn new(bytes: u64) -> Option<Self> {
+        Self::of_kind("ext4", bytes)
+    }
+
+    /// The same with an `ext4` or `xfs`.
+    ///
+    /// # Panics
+    /// As [`SmallFs::new`].
+    #[must_use]
+    pub fn of_kind(kind: &str, bytes: u64) -> Option<Self> {
         if !is_root() {
             eprintln!("not root: no small file system, this part is skipped");
             return None;
@@ -29,16 +39,55 @@ impl SmallFs {
         let image = home.path().join("image");
         let file = File::create(&image).expect("create the image");
         file.set_len(bytes).expect("size the image");
-        // No reserved blocks: full is full, for root too.
-        let mut make = command("mke2fs");
-        make.args(["-q", "-F", "-t", "ext4", "-m", "0"]).arg(&image);
-        let _ = run(&mut make, b"").ok();
+        let mut make = if kind == "xfs" {
+            let mut make = command("mkfs.xfs");
+            make.args(["-q", "-f"]);
+            make
+        } else {
+            // No reserved blocks: full is full, for root too.
+            let mut make = command("mke2fs");
+            make.args(["-q", "-F", "-t", kind, "-m", "0"]);
+            make
+        };
+        let _ = run(make.arg(&image), b"").ok();
         let point = home.path().join("mounted");
         fs::create_dir(&point).expect("make the mount point");
+        let small = Self { point, image, _home: home };
+        small.mount();
+        Some(small)
+    }
+
+    fn mount(&self) {
         let mut mount = Command::new("mount");
-        mount.args(["-o", "loop"]).arg(&image).arg(&point);
+        mount.args(["-o", "loop"]).arg(&self.image).arg(&self.point);
         let _ = run(&mut mount, b"").ok();
-        Some(Self { point, _home: home })
+    }
+
+    /// Ends it under whoever uses it, as the loss of its device does: nothing more is written, and
+    /// every operation fails.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn shut_down(&self) {
+        use rustix::ioctl::{Setter, ioctl, opcode};
+        /// `EXT4_IOC_SHUTDOWN`, and the same number as `XFS_IOC_GOINGDOWN`.
+        const SHUTDOWN: rustix::ioctl::Opcode = opcode::read::<u32>(b'X', 125);
+        /// Not even what the file system's own journal holds in memory.
+        const NO_LOG_FLUSH: u32 = 2;
+        let root = File::open(&self.point).expect("open the mount point");
+        // SAFETY: both file systems read one 32-bit number for this call and write nothing.
+        unsafe { ioctl(&root, Setter::<SHUTDOWN, u32>::new(NO_LOG_FLUSH)) }.expect("shut it down");
+    }
+
+    /// Unmounts it, as soon as nobody has files of it open, and mounts it again.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn mount_again(&mut self) {
+        let mut unmount = Command::new("umount");
+        unmount.arg(&self.point);
+        wait_until("unmount it", || run(&mut unmount, b"").code == 0);
+        self.mount();
     }
 
     /// Where it is mounted.

@@ -13,6 +13,7 @@ pub const TOOLS: [(&str, &str); 13] = [
     ("fio", "fio"),
     ("ldd", "libc-bin"),
     ("mke2fs", "e2fsprogs"),
+    ("mkfs.xfs", "xfsprogs"),
     ("nbdcopy", "libnbd-bin"),
     ("nbdinfo", "libnbd-bin"),
     ("qemu-img", "qemu-utils"),

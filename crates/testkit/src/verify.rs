@@ -116,7 +116,8 @@ impl Op {
     }
 }
 
-/// How many of what; everything that was sent is acknowledged, pending or still in flight.
+/// How many of what; every write that was sent is acknowledged, refused, pending
+/// or still in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counts {
     /// Writes sent.
@@ -125,6 +126,10 @@ pub struct Counts {
     pub acknowledged: u64,
     /// Writes never answered.
     pub pending: u64,
+    /// Writes answered with an error.
+    pub refused: u64,
+    /// Reads answered with an error.
+    pub unread: u64,
     /// Reads checked while writing.
     pub reads: u64,
     /// Blocks checked by [`Writer::verify`].
@@ -172,6 +177,8 @@ pub struct Writer {
     next: u64,
     counts: Counts,
     buffer: Vec<u8>,
+    /// Errors that the server may report now.
+    tolerated: Vec<u32>,
 }
 
 impl Writer {
@@ -190,6 +197,7 @@ impl Writer {
             next: 1,
             counts: Counts::default(),
             buffer: Vec::new(),
+            tolerated: Vec::new(),
             plan,
         }
     }
@@ -247,13 +255,27 @@ impl Writer {
         Ok(())
     }
 
+    /// From now on these error numbers are answers too: a write that got one has happened or never
+    /// will.
+    pub fn tolerate(&mut self, errors: &[u32]) {
+        self.tolerated = errors.to_vec();
+    }
+
     /// Writes, and reads some back, until `acks` more writes are acknowledged.
     ///
     /// # Errors
     /// When the server breaks a promise.
     pub fn run(&mut self, acks: u64) -> Result<Progress, String> {
         let goal = self.counts.acknowledged + acks;
-        while self.counts.acknowledged < goal {
+        self.run_until(|counts| counts.acknowledged >= goal)
+    }
+
+    /// The same until the counts are such.
+    ///
+    /// # Errors
+    /// When the server breaks a promise.
+    pub fn run_until(&mut self, done: impl Fn(&Counts) -> bool) -> Result<Progress, String> {
+        while !done(&self.counts) {
             if self.fill(u64::MAX).is_err() {
                 return Ok(Progress::Lost);
             }
@@ -452,7 +474,16 @@ impl Writer {
         let op = op.ok_or_else(|| format!("an answer to nothing: {}", reply.cookie))?;
         self.release(&op);
         if reply.error != 0 {
-            return Err(format!("the server reports error {} for {op:?}", reply.error));
+            if !self.tolerated.contains(&reply.error) {
+                return Err(format!("the server reports error {} for {op:?}", reply.error));
+            }
+            if op.read {
+                self.counts.unread += 1;
+            } else {
+                self.counts.refused += 1;
+                self.model.end(&op, false);
+            }
+            return Ok(());
         }
         if op.read {
             self.counts.reads += 1;
