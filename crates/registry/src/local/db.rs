@@ -145,8 +145,26 @@ impl Db {
         result.map_err(|stop| self.stopped("read", stop))
     }
 
-    /// All or nothing, durable when it returns.
+    /// All or nothing, durable when it returns. On a full disk it uses what is kept for such writes:
+    /// starts and deletions.
     pub(super) fn write<T>(
+        &mut self,
+        work: impl Fn(&Transaction<'_>, &Meta) -> Result<T, Stop>,
+    ) -> Result<T> {
+        match self.write_if_room(&work) {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                reserve::give_most(&Paths::of(&self.path));
+                // What is in the log goes to its places, so that the log is used again from its
+                // beginning. If that is not possible, neither is the write.
+                let _ = self.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
+                self.write_if_room(&work)
+            }
+            other => other,
+        }
+    }
+
+    /// The same for what may be refused when there is no space.
+    fn write_if_room<T>(
         &mut self,
         work: impl Fn(&Transaction<'_>, &Meta) -> Result<T, Stop>,
     ) -> Result<T> {
@@ -244,7 +262,7 @@ impl Db {
     /// `session`: the keys put become its, and it must be there.
     pub fn commit(&mut self, txn: &Txn, session: Option<i64>) -> Result<Outcome> {
         let history_max = self.tuning.history_bytes;
-        self.write(|tx, meta| {
+        let work = |tx: &Transaction<'_>, meta: &Meta| {
             if let Some(id) = session
                 && !session_exists(tx, id)?
             {
@@ -270,6 +288,30 @@ impl Db {
                 }
             }
             Ok(Outcome::Committed(commit.finish(history_max)?))
+        };
+        match self.write_if_room(work) {
+            // A claim is what lets a sheep start, so it counts among what may use the last space.
+            Err(error)
+                if error.kind() == ErrorKind::NoSpace
+                    && (session.is_some() || !self.makes_keys(txn)?) =>
+            {
+                self.write(work)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether a transaction puts a key that is not there.
+    fn makes_keys(&mut self, txn: &Txn) -> Result<bool> {
+        self.read(|tx, _| {
+            for change in &txn.changes {
+                if let Change::Put(key, _) = change
+                    && entry_modified(tx, key)?.is_none()
+                {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         })
     }
 

@@ -2,8 +2,9 @@
 //! makes its log and its index of it anew at each start, and a claim is a write; without a
 //! reserve a sheep could not start to serve the data it has.
 //!
-//! Held as a file whose space is allocated. It gives way when a start finds little space, and is
-//! made again when there is plenty, or at a clean end from what SQLite just gave back.
+//! Held as a file whose space is allocated. It gives way when a start finds little space, most of it
+//! also when a deletion finds none, and is made again when there is plenty, or at a clean end from
+//! what SQLite just gave back.
 
 use super::paths::Paths;
 use rustix::fs::{FallocateFlags, fallocate};
@@ -14,6 +15,8 @@ use std::path::PathBuf;
 const BYTES: u64 = 1 << 20;
 /// The least that helps: SQLite's index takes 32 KiB, a start's log about 100.
 const BYTES_MIN: u64 = 128 << 10;
+/// What a start may count on, whatever was deleted before.
+const BYTES_START: u64 = 2 * BYTES_MIN;
 /// Below this much free space the reserve gives way.
 const SHORT: u64 = 4 << 20;
 /// From this much on it is made again.
@@ -33,6 +36,17 @@ pub(super) fn give_way(paths: &Paths) {
     if free(paths).is_some_and(|free| free < SHORT) {
         // If it is not there, there is nothing to give.
         let _ = std::fs::remove_file(file(paths));
+    }
+}
+
+/// Now, except for what the next start needs.
+pub(super) fn give_most(paths: &Paths) {
+    // If it is not there, there is nothing to give.
+    let Ok(held) = OpenOptions::new().write(true).open(file(paths)) else {
+        return;
+    };
+    if held.metadata().is_ok_and(|found| found.len() > BYTES_START) {
+        let _ = held.set_len(BYTES_START);
     }
 }
 
