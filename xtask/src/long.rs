@@ -13,8 +13,11 @@ use sheepdog_testkit::sheep::Sheep;
 use sheepdog_testkit::verify::Plan;
 use std::time::{Duration, Instant};
 
+mod broken;
+
 const USAGE: &str = "long kill [--rounds N] [--seed N]
        long cuts [--rounds N] [--seed N]
+       long broken [--rounds N] [--seed N]
        long fuzz [--seconds N]";
 
 /// `long NAME …`.
@@ -38,6 +41,7 @@ pub fn run(args: &[&str]) -> Result<()> {
         // 12 deaths each: 100,000 in all, and as many cuts after single operations.
         "cuts" => cuts(rounds.unwrap_or(8400), seed.unwrap_or_else(Rng::fresh_seed) >> 16),
         "fuzz" => fuzz(seconds.unwrap_or(30 * 60)),
+        "broken" => broken::run(rounds.unwrap_or(300), seed.unwrap_or_else(Rng::fresh_seed)),
         _ => bail!(USAGE),
     }
 }

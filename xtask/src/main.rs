@@ -25,11 +25,12 @@ Usage: cargo xtask WORD
                     every reader of foreign bytes against inputs chosen by coverage
   fuzz NAME --input FILE
                     one input again
-  long kill|cuts [--rounds N] [--seed N]
-                    kill -9 rounds under verifying writers, report in docs/runs/
   placement [--json] [NODES...]
                     how level placement is and how much it moves, on simulated clusters;
                     fails if a bound is broken
+  long kill|cuts|broken [--rounds N] [--seed N]
+                    deaths under verifying writers, of stores on simulated disks, and disks that
+                    break; report in docs/runs/
   long fuzz [--seconds N]
                     every fuzz target for 30 minutes, report in docs/runs/
   licences          every dependency's licence is one that deny.toml allows";

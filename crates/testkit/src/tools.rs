@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Program and the Debian package that has it.
-pub const TOOLS: [(&str, &str); 13] = [
+pub const TOOLS: [(&str, &str); 14] = [
     ("busybox", "busybox-static"),
     // For libFuzzer.
     ("c++", "g++"),
