@@ -11,6 +11,7 @@ use crate::quota::Quota;
 use std::collections::BTreeSet;
 
 mod chain;
+mod home;
 mod tidy;
 
 pub(crate) use tidy::tidied;
@@ -73,6 +74,8 @@ pub(crate) struct Leveller<'a> {
     over: u64,
     /// Displaced replicas: what the change costs so far.
     copies: u64,
+    /// Moves made since somebody began to note them, to take them back.
+    journal: Option<Vec<(u32, u32, u32)>>,
 }
 
 impl<'a> Leveller<'a> {
@@ -108,6 +111,7 @@ impl<'a> Leveller<'a> {
             under: 0,
             over: 0,
             copies: 0,
+            journal: None,
         }
     }
 
@@ -135,6 +139,7 @@ impl<'a> Leveller<'a> {
         leveller.adopt(origin);
         leveller.place_missing();
         leveller.level(Goal::Band, u64::MAX);
+        leveller.send_home(budget);
         leveller.level(Goal::Quota, budget);
         leveller.sets
     }
@@ -271,6 +276,9 @@ impl<'a> Leveller<'a> {
             self.lose(shard, from);
         }
         self.gain(shard, to);
+        if let Some(journal) = &mut self.journal {
+            journal.push((shard, from, to));
+        }
     }
 
     /// Gives every missing replica a disk: a wanted one that is below its quota, else the emptiest.
