@@ -52,9 +52,11 @@ fn address(text: &OsStr) -> Result<String> {
         && host.len() <= 253
         && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
         && !host.bytes().all(|b| b.is_ascii_digit() || b == b'.');
-    // fe80::1%eth0 names an interface.
-    let literal = host.split('%').next().unwrap_or(host);
-    if named || literal.parse::<IpAddr>().is_ok() { Ok(host.to_owned()) } else { Err(bad()) }
+    // fe80::1%eth0 names an interface, which may be called almost anything.
+    let (literal, interface) = host.split_once('%').unwrap_or((host, ""));
+    let literal = literal.parse::<IpAddr>().is_ok()
+        && !interface.contains(|c: char| c.is_control() || c.is_whitespace());
+    if named || literal { Ok(host.to_owned()) } else { Err(bad()) }
 }
 
 fn port(text: &OsStr) -> Result<u16> {

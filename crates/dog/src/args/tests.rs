@@ -19,10 +19,12 @@ fn addresses_are_names_or_literals() {
         assert_eq!(address(good.as_ref()).as_deref(), Ok(good));
     }
     assert_eq!(address("[::1]".as_ref()).as_deref(), Ok("::1"));
-    for bad in ["", "1.2.3", "999.1.1.1", "a b", "a:b", "::g", "host:7000", "-x/"] {
+    for bad in ["", "1.2.3", "999.1.1.1", "a b", "a:b", "::g", "host:7000", "-x/", "::1%a b"] {
         let failure = address(bad.as_ref()).expect_err(bad);
         assert_eq!(line(&failure), (1, &*format!("Invalid ip address {bad}")));
     }
+    let failure = address("::1%\u{1b}[2J".as_ref()).expect_err("would steer a terminal");
+    assert_eq!(line(&failure), (1, "Invalid ip address ::1%?[2J"));
 }
 
 #[test]
