@@ -87,7 +87,7 @@ fn a_store_of_a_newer_version_is_refused() {
     sheep.stop();
     let identity = sheep.store().join("identity");
     let ours = std::fs::read_to_string(&identity).expect("read");
-    let newer = ours.replace("format = 1\n", "format = 2\n");
+    let newer = ours.replace("format = 1\n", "format = 3\n");
     assert_ne!(newer, ours, "the identity names its format");
     std::fs::write(&identity, newer).expect("write");
     assert_refused(&mut sheep, "written by a newer version");
