@@ -3,6 +3,8 @@
 
 #[path = "crash/cuts.rs"]
 mod cuts;
+#[path = "crash/each.rs"]
+mod each;
 #[path = "crash/faults.rs"]
 mod faults;
 mod model;

@@ -1,7 +1,7 @@
 //! Random work on disks that run full, fail and rot: what was acknowledged stays, wrong bytes are
 //! never given, and a store that may go on does.
 
-use crate::model::disk::Faults;
+use crate::model::faults::Faults;
 use crate::model::run::{Counts, Run};
 use crate::seeds;
 use sheepdog_storelog::io::Area;

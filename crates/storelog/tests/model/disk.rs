@@ -1,5 +1,6 @@
 //! A disk that tells the truth about nothing it was not asked to flush.
 
+use super::faults::{Faults, OpKind, place};
 use super::platter::{Platter, SECTOR};
 use bytes::Bytes;
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
@@ -36,17 +37,6 @@ struct Unflushed {
     ended: u64,
 }
 
-/// How often operations fail, in thousandths.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Faults {
-    /// Writes, reservations and punches in the data area find no space.
-    pub no_space: u64,
-    /// Reads fail.
-    pub read: u64,
-    /// Writes and flushes fail.
-    pub write: u64,
-}
-
 /// Operations run when they are completed, in any order; until a flush, what they wrote may be on
 /// the medium, or not, or garbage, sector by sector.
 #[derive(Clone, Default)]
@@ -65,6 +55,8 @@ pub struct SimDisk {
     unflushed: Vec<Unflushed>,
     in_flight: Vec<(OpId, DiskOp, u64)>,
     time: u64,
+    /// The operations that ended so far: what they were, and where.
+    pub ended: Vec<(OpKind, Option<(Area, u64)>)>,
 }
 
 impl SimDisk {
@@ -89,7 +81,9 @@ impl SimDisk {
         }
         let chosen = rng.below(self.in_flight.len() as u64) as usize;
         let (op, what, begun) = self.in_flight.swap_remove(chosen);
-        let result = match self.fault(&what, rng) {
+        let number = self.ended.len() as u64;
+        self.ended.push((OpKind::of(&what), place(&what).map(|(area, offset, _)| (area, offset))));
+        let result = match self.faults.of(number, &what, self.fits(&what), rng) {
             None => Ok(self.run(&what, begun)),
             Some(kind) => {
                 match kind {
@@ -101,27 +95,6 @@ impl SimDisk {
             }
         };
         Some(Completion { op, result })
-    }
-
-    /// Whether and how an operation fails.
-    fn fault(&self, what: &DiskOp, rng: &mut Rng) -> Option<DiskErrorKind> {
-        let Faults { no_space, read, write } = self.faults;
-        let mut hit = |thousandths| thousandths > 0 && rng.below(1000) < thousandths;
-        let (io, space) = match what {
-            DiskOp::Read { .. } => (hit(read), false),
-            DiskOp::Sync { .. } | DiskOp::Write { area: Area::Log, .. } => (hit(write), false),
-            // The superblock's and the slots' place is allocated.
-            DiskOp::Write { offset, .. } if *offset < 3 * BLOCK_SIZE as u64 => (hit(write), false),
-            DiskOp::Punch { .. } => (hit(write), hit(no_space)),
-            DiskOp::Write { .. } | DiskOp::Allocate { .. } | DiskOp::Extend { .. } => {
-                (hit(write), hit(no_space) || !self.fits(what))
-            }
-        };
-        match (io, space) {
-            (true, _) => Some(DiskErrorKind::Io),
-            (_, true) => Some(DiskErrorKind::NoSpace),
-            _ => None,
-        }
     }
 
     fn fits(&self, what: &DiskOp) -> bool {

@@ -40,6 +40,10 @@ pub struct Counts {
     pub unread: u64,
     /// Stores given up after a disk error.
     pub given_up: u64,
+    /// Starts that a disk error ended.
+    pub opened_again: u64,
+    /// Planned faults, one a run.
+    pub faults: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -57,6 +61,8 @@ impl std::ops::AddAssign for Counts {
             (&mut self.abandoned, other.abandoned),
             (&mut self.unread, other.unread),
             (&mut self.given_up, other.given_up),
+            (&mut self.opened_again, other.opened_again),
+            (&mut self.faults, other.faults),
         ] {
             *mine += other;
         }
@@ -78,6 +84,10 @@ pub struct Run {
     pub interval: u64,
     pub seq: u64,
     now: u64,
+    /// Blocks were given up, as what is bad in the log is: reading them is an error.
+    pub lost: bool,
+    /// The store had given the disk up before the present event.
+    given_up: bool,
     /// Somebody else took space of the host since it last reported.
     pub somebody_else: bool,
     /// All effects so far, condensed, if asked for.
@@ -150,6 +160,8 @@ impl Run {
             interval: 0,
             seq: 0,
             now: 0,
+            lost: false,
+            given_up: false,
             somebody_else: false,
             trace: None,
         }
@@ -200,9 +212,12 @@ impl Run {
             };
             let (mut store, report) = match opened {
                 Ok(opened) => opened,
-                Err(error) if self.disk.faults.read + self.disk.faults.write > 0 => {
+                Err(error) if self.disk.failed > 0 => {
                     assert_eq!(error.kind(), ErrorKind::Io, "{}", error.full());
                     self.disk.kill();
+                    self.counts.opened_again += 1;
+                    // Somebody replaced the cable.
+                    self.disk.faults.planned = None;
                     continue;
                 }
                 Err(error) => panic!("{}", error.full()),
@@ -266,7 +281,11 @@ impl Run {
     }
 
     fn take(&mut self, effects: Vec<Effect>) {
+        let failed = self.failure().is_some();
+        let given_up = std::mem::replace(&mut self.given_up, failed);
         for effect in effects {
+            let asks = matches!(effect, Effect::Disk(..));
+            assert!(!(given_up && asks), "a disk that was given up is left alone: {effect:?}");
             if let Some(trace) = &mut self.trace {
                 let mut hasher = DefaultHasher::new();
                 (*trace, format!("{effect:?}")).hash(&mut hasher);
@@ -405,6 +424,17 @@ impl Run {
         self.feed(Input::HostFree(self.disk.free_bytes()));
     }
 
+    /// Runs until every command is answered, the disk given up, or no more answers come: a few
+    /// checkpoints have been tried then.
+    pub fn rest(&mut self) {
+        let mut waited = 0;
+        while !self.is_quiet() && self.failure().is_none() && waited < 300 {
+            let unanswered = self.asked.len();
+            self.step_to_rest();
+            waited = if self.asked.len() == unanswered { waited + 1 } else { 0 };
+        }
+    }
+
     /// Runs until every command is answered.
     pub fn settle(&mut self) {
         let mut left = 100_000;
@@ -455,8 +485,13 @@ impl Run {
 
     fn come_back(&mut self) {
         self.store = None;
+        self.given_up = false;
         self.asked.clear();
         self.open();
-        self.verify_all();
+        if self.lost {
+            self.verify_each();
+        } else {
+            self.verify_all();
+        }
     }
 }

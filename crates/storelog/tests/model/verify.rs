@@ -1,6 +1,7 @@
 //! What must hold of a store at rest: its contents, its books, and what becomes of damage.
 
-use super::disk::{Faults, Rng, SimDisk};
+use super::disk::{Rng, SimDisk};
+use super::faults::Faults;
 use super::oracle::seen;
 use super::run::{Run, VIDS};
 use sheepdog_storelog::{Answer, Command, CommandId, Effect, Input, Opening, Store};
@@ -122,6 +123,36 @@ impl Run {
             history.settle(prefix);
         }
         self.disk.faults = faults;
+    }
+
+    /// Reads every block for itself: its right bytes, or an error that names it.
+    pub fn verify_each(&mut self) {
+        let mut store = self.store.take().expect("open");
+        let blocks = self.geometry().blocks_per_fragment();
+        for (fragment, history) in &self.histories {
+            let reads = VIDS.chunks(1).flat_map(|path| (0..blocks).map(move |b| (path, b)));
+            for (path, start) in reads {
+                let command =
+                    Command::Read { fragment: *fragment, path: path.into(), start, count: 1 };
+                match ask(&mut store, &mut self.disk, &mut self.rng, command) {
+                    Ok(Answer::Data(pieces)) => {
+                        let seen = seen(*fragment, start, &pieces);
+                        assert!(
+                            history.shows_since(history.acked(), path, start, &seen),
+                            "{fragment} block {start}: {seen:?}"
+                        );
+                    }
+                    Ok(answer) => panic!("{answer:?}"),
+                    Err(error) => {
+                        let text = error.full().to_string();
+                        let named = text.contains(&format!("fragment {fragment} block {start}"));
+                        assert!(error.kind() == ErrorKind::Io && named, "{text}");
+                        self.counts.unread += 1;
+                    }
+                }
+            }
+        }
+        self.store = Some(store);
     }
 
     fn read_now(
