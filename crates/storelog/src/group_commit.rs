@@ -55,6 +55,9 @@ impl Store {
             (records_bytes, payload_bytes, taken) = (records, payload, taken + 1);
         }
         if taken == 0 {
+            if self.pages_wanted && self.bring_reservation_forward() {
+                return self.start_batch(out);
+            }
             if self.pages_wanted && self.short_of_space && self.refuse_queued() {
                 self.start_batch(out);
             }
@@ -118,6 +121,26 @@ impl Store {
         }
         self.log.in_flight =
             Some(InFlightBatch { header, pos, writes, ops_left: 1 + u32::from(flush_data) });
+    }
+
+    /// The first write in the queue waits until dirty fragments are clean. A fragment with space to
+    /// give back gets clean only when no reservation is on its way there, and one that waits behind
+    /// that write would wait for ever. It is the only write of its fragment, so the order of the
+    /// queue is nothing to it. Whether there was one.
+    fn bring_reservation_forward(&mut self) -> bool {
+        let hinders = |id: &u64| {
+            self.writes.get(id).is_some_and(|write| {
+                let fragment = write.record.fragment;
+                self.index.dirty().contains(&fragment)
+                    && self.active.get(&fragment).is_some_and(|active| active.exclusive)
+            })
+        };
+        let Some(at) = self.log.queue.iter().position(hinders).filter(|at| *at > 0) else {
+            return false;
+        };
+        let id = self.log.queue.remove(at);
+        id.into_iter().for_each(|id| self.log.queue.push_front(id));
+        true
     }
 
     /// The log is full and the host has no space to empty it: writes that need space must not keep

@@ -96,6 +96,13 @@ impl Run {
         self.command(Command::Zero { fragment, vid: VIDS[0], version, start: 0, count, kind });
     }
 
+    /// One block of a fragment reads as zeros.
+    pub fn zero(&mut self, number: u64, start: u32, kind: ZeroKind) {
+        let fragment = FragmentId { lineage: LineageId(7), number };
+        let version = self.version();
+        self.command(Command::Zero { fragment, vid: VIDS[0], version, start, count: 1, kind });
+    }
+
     /// One block.
     pub fn write_somewhere(&mut self) {
         let fragment = self.fragment();
