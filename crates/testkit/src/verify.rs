@@ -270,6 +270,23 @@ impl Writer {
         self.run_until(|counts| counts.acknowledged >= goal)
     }
 
+    /// The same until so many more writes are refused.
+    ///
+    /// # Errors
+    /// When the server breaks a promise, or acknowledges thousands instead.
+    pub fn run_until_refused(&mut self, refusals: u64) -> Result<Progress, String> {
+        const ENOUGH: u64 = 5000;
+        let before = self.counts;
+        let is_refused = |counts: &Counts| counts.refused >= before.refused + refusals;
+        let progress = self.run_until(|counts| {
+            is_refused(counts) || counts.acknowledged > before.acknowledged + ENOUGH
+        })?;
+        if progress == Progress::Reached && !is_refused(&self.counts) {
+            return Err(format!("nobody refuses: {:?}", self.counts));
+        }
+        Ok(progress)
+    }
+
     /// The same until the counts are such.
     ///
     /// # Errors

@@ -5,10 +5,9 @@
 use super::{EIO, ENOSPC, Patient};
 use crate::Server;
 use crate::brokenfs::{BrokenFs, Fault, Op};
-use crate::process::PATIENCE;
+use crate::process::wait_until;
 use crate::rng::Rng;
 use crate::verify::{Plan, Progress, Writer};
-use std::time::Instant;
 
 /// Blocks of the VDI in these rounds.
 pub const BLOCKS: u64 = 2048;
@@ -147,20 +146,14 @@ impl AtWork {
         }
     }
 
-    /// Once there is space again, soon nothing is refused any more.
+    /// Once the sheep has seen that there is space again, nothing is refused any more.
     fn until_well(&mut self) -> Result<(), String> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let before = self.writer.counts().refused;
-            self.stretch()?;
-            self.writer.drain()?;
-            if self.writer.counts().refused == before {
-                break;
-            }
-            if Instant::now() > end {
-                return Err(format!("still refused; sheep said: {}", self.patient.said()));
-            }
-        }
+        let sheep = &self.patient.sheep;
+        wait_until("the sheep sees the space", || {
+            let info = sheep.dog().run(&["node", "info", "--json"]).ok().text();
+            let info: serde_json::Value = serde_json::from_str(&info).expect("JSON");
+            info["nodes"][0]["available"].as_u64().is_some_and(|bytes| bytes > 64 << 20)
+        });
         self.writer.tolerate(&[]);
         self.stretch()?;
         self.writer.drain()?;

@@ -17,9 +17,7 @@ fn plan() -> Plan {
 /// Under load the disk is gone: clients get errors, the sheep says it and lives, and ends.
 fn without_its_disk(patient: &mut Patient, writer: &mut Writer) {
     writer.tolerate(&[EIO]);
-    let refused = writer.counts().refused;
-    let ran = writer.run_until(|counts| counts.refused > refused + 200);
-    assert_eq!(ran, Ok(Progress::Reached));
+    assert_eq!(writer.run_until_refused(200), Ok(Progress::Reached));
     writer.drain().expect("answers");
     patient.wait_for_word(" failed: ");
     patient.assert_alive();
@@ -102,7 +100,7 @@ fn a_disk_that_does_not_answer_is_given_up() {
         // No answer is none, and nobody waits for it for ever.
         let stalled = disk.inject(Fault::stall().on(file).ops(&[op]));
         writer.tolerate(&[EIO]);
-        let ran = writer.run_until(|counts| counts.refused > 100);
+        let ran = writer.run_until_refused(100);
         assert_eq!(ran, Ok(Progress::Reached), "{mode:?} {file}");
         writer.drain().expect("answers");
         assert!(stalled.hits() > 0);

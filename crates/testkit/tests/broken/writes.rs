@@ -32,8 +32,7 @@ fn fails_the_disk(mode: Mode, fault: Fault, why: &[&str]) {
     assert_eq!(writer.run(300), Ok(Progress::Reached));
     writer.tolerate(&[EIO]);
     let broken = disk.inject(fault.times(1));
-    let ran = writer.run_until(|counts| counts.refused > 200);
-    assert_eq!(ran, Ok(Progress::Reached), "{mode:?}");
+    assert_eq!(writer.run_until_refused(200), Ok(Progress::Reached), "{mode:?}");
     assert_eq!(broken.hits(), 1);
     drop(broken);
     writer.drain().expect("answers");
@@ -47,9 +46,8 @@ fn fails_the_disk(mode: Mode, fault: Fault, why: &[&str]) {
     wait_until("the disk is left alone", || {
         std::mem::replace(&mut before, touched(&disk)) == touched(&disk)
     });
-    let (refused, acknowledged) = (writer.counts().refused, writer.counts().acknowledged);
-    let ran = writer.run_until(|counts| counts.refused > refused + 200);
-    assert_eq!(ran, Ok(Progress::Reached), "{mode:?}");
+    let acknowledged = writer.counts().acknowledged;
+    assert_eq!(writer.run_until_refused(200), Ok(Progress::Reached), "{mode:?}");
     writer.drain().expect("answers");
     assert_eq!(writer.counts().acknowledged, acknowledged, "a failed disk acknowledged");
     patient.assert_alive();
