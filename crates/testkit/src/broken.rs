@@ -160,6 +160,6 @@ impl Drop for Patient {
 #[must_use]
 pub fn patient(mode: Mode, blocks: u64) -> Option<(BrokenFs, Patient)> {
     let disk = BrokenFs::new(mode)?;
-    let patient = Patient::new(disk.path(), blocks, &[]);
+    let patient = Patient::new(disk.path(), blocks, &disk.options());
     Some((disk, patient))
 }

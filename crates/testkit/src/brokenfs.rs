@@ -39,6 +39,7 @@ impl Mode {
 /// A mounted one. Gone when dropped, with everything in it; end who uses it first.
 #[derive(Debug)]
 pub struct BrokenFs {
+    mode: Mode,
     faults: Arc<Faults>,
     point: PathBuf,
     backing: PathBuf,
@@ -76,7 +77,7 @@ impl BrokenFs {
         config.n_threads = Some(2);
         let passthrough = Passthrough::new(&backing, mode, Arc::clone(&faults));
         let session = fuser::spawn_mount(passthrough, &point, &config).expect("mount with FUSE");
-        Some(Self { faults, point, backing, _session: session, _home: home })
+        Some(Self { mode, faults, point, backing, _session: session, _home: home })
     }
 
     /// Where it is mounted.
@@ -89,6 +90,17 @@ impl BrokenFs {
     #[must_use]
     pub fn backing(&self) -> &Path {
         &self.backing
+    }
+
+    /// The options of a sheep on it. Flushes of a ring by way of the page cache are sometimes
+    /// interrupted by the kernel's own signals to the ring's threads (FUSE alone knows that), and an
+    /// interrupted flush is a failed one.
+    #[must_use]
+    pub const fn options(&self) -> [&'static str; 2] {
+        match self.mode {
+            Mode::AsAsked | Mode::Bypass => ["--io", "ring"],
+            Mode::Cached => ["--io", "blocking"],
+        }
     }
 
     /// Drops what the page cache holds of a file, so that reading it comes here again.

@@ -47,7 +47,7 @@ impl AtWork {
     /// A new sheep on that disk.
     #[must_use]
     pub fn new(disk: &BrokenFs, seed: u64) -> Self {
-        let patient = Patient::new(disk.path(), BLOCKS, &[]);
+        let patient = Patient::new(disk.path(), BLOCKS, &disk.options());
         let writer = patient.writer(Plan { seed, blocks: BLOCKS, depth: 16, longest: 48 });
         Self { patient, writer, rng: Rng::new(!seed) }
     }
@@ -171,7 +171,7 @@ pub fn first_start(disk: &BrokenFs, fault: Fault) -> Result<Round, String> {
     if store.exists() {
         std::fs::remove_dir_all(&store).map_err(|e| format!("{}: {e}", store.display()))?;
     }
-    let mut patient = Patient::unborn(disk.path(), &[]);
+    let mut patient = Patient::unborn(disk.path(), &disk.options());
     let round = start(&mut patient, disk, fault)?;
     patient.sheep.kill();
     patient.sheep.start();

@@ -66,52 +66,54 @@ fn a_file_system_that_shuts_down_takes_nothing_with_it() {
 }
 
 #[test]
-fn a_disk_that_does_not_answer_is_given_up() {
-    let stalls = [
-        (Mode::AsAsked, "log", Op::Sync, "write the log"),
-        (Mode::Bypass, "log", Op::Write, "write the log"),
-        (Mode::AsAsked, "data", Op::Read, "read"),
-    ];
-    for (mode, file, op, what) in stalls {
-        let Some((disk, mut patient)) = patient(mode, BLOCKS) else {
-            return;
-        };
-        let mut writer = patient.writer(plan());
-        assert_eq!(writer.run(300), Ok(Progress::Reached));
-        writer.drain().expect("answers");
-        if op == Op::Read {
-            // Nothing in memory.
-            writer.disconnect().expect("goodbye");
-            assert!(patient.end().success());
-            patient.start_and_verify(&mut writer).expect("it is well");
-        }
-        // An answer that is late is an answer.
-        let stalled = disk.inject(Fault::stall().on(file).ops(&[op]));
-        if op == Op::Read {
-            // Not every read is of bytes that are on the disk.
-            assert_eq!(writer.run_until(|_| stalled.hits() > 0), Ok(Progress::Reached));
-        } else {
-            writer.fill(u64::MAX).expect("send");
-            stalled.wait_for_hits(1);
-        }
-        drop(stalled);
-        writer.drain().expect("answers");
-        assert!(!patient.said().contains(" failed: "), "{}", patient.said());
-        // No answer is none, and nobody waits for it for ever.
-        let stalled = disk.inject(Fault::stall().on(file).ops(&[op]));
-        writer.tolerate(&[EIO]);
-        let ran = writer.run_until_refused(100);
-        assert_eq!(ran, Ok(Progress::Reached), "{mode:?} {file}");
-        writer.drain().expect("answers");
-        assert!(stalled.hits() > 0);
-        patient.wait_for_word(" failed: ");
-        let said = patient.said();
-        let line = said.lines().find(|line| line.contains(" failed: ")).unwrap_or_default();
-        assert!(line.contains(what) && line.contains(": the disk does not answer"), "{line}");
-        patient.assert_alive();
-        drop(stalled);
-        assert_eq!(patient.end().code(), Some(1), "{}", patient.said());
-        patient.start_and_verify(&mut writer).unwrap_or_else(|e| panic!("{mode:?} {file}: {e}"));
+fn a_log_that_does_not_answer_is_given_up() {
+    is_given_up(Mode::AsAsked, "log", Op::Sync, "write the log");
+}
+
+#[test]
+fn a_read_that_is_not_answered_is_given_up() {
+    is_given_up(Mode::Bypass, "data", Op::Read, "read");
+}
+
+fn is_given_up(mode: Mode, file: &str, op: Op, what: &str) {
+    let Some((disk, mut patient)) = patient(mode, BLOCKS) else {
+        return;
+    };
+    let mut writer = patient.writer(plan());
+    assert_eq!(writer.run(300), Ok(Progress::Reached));
+    writer.drain().expect("answers");
+    if op == Op::Read {
+        // Nothing in memory.
+        writer.disconnect().expect("goodbye");
         assert!(patient.end().success());
+        patient.start_and_verify(&mut writer).expect("it is well");
     }
+    // An answer that is late is an answer.
+    let stalled = disk.inject(Fault::stall().on(file).ops(&[op]));
+    if op == Op::Read {
+        // Not every read is of bytes that are on the disk.
+        assert_eq!(writer.run_until(|_| stalled.hits() > 0), Ok(Progress::Reached));
+    } else {
+        writer.fill(u64::MAX).expect("send");
+        stalled.wait_for_hits(1);
+    }
+    drop(stalled);
+    writer.drain().expect("answers");
+    assert!(!patient.said().contains(" failed: "), "{}", patient.said());
+    // No answer is none, and nobody waits for it for ever.
+    let stalled = disk.inject(Fault::stall().on(file).ops(&[op]));
+    writer.tolerate(&[EIO]);
+    let ran = writer.run_until_refused(100);
+    assert_eq!(ran, Ok(Progress::Reached), "{mode:?} {file}");
+    writer.drain().expect("answers");
+    assert!(stalled.hits() > 0);
+    patient.wait_for_word(" failed: ");
+    let said = patient.said();
+    let line = said.lines().find(|line| line.contains(" failed: ")).unwrap_or_default();
+    assert!(line.contains(what) && line.contains(": the disk does not answer"), "{line}");
+    patient.assert_alive();
+    drop(stalled);
+    assert_eq!(patient.end().code(), Some(1), "{}", patient.said());
+    patient.start_and_verify(&mut writer).unwrap_or_else(|e| panic!("{mode:?} {file}: {e}"));
+    assert!(patient.end().success());
 }
