@@ -8,6 +8,8 @@ mod each;
 #[path = "crash/faults.rs"]
 mod faults;
 mod model;
+#[path = "crash/rot.rs"]
+mod rot;
 
 use model::run::{Counts, Run};
 

@@ -115,7 +115,13 @@ fn words() -> Vec<u64> {
 }
 
 fn root() -> Root {
-    Root { serial: 9, entry_pages: vec![5, 0, 7], space_pages: vec![6], unpunched: vec![11, 12] }
+    Root {
+        serial: 9,
+        entry_pages: vec![5, 0, 7],
+        space_pages: vec![6],
+        unpunched: vec![11, 12],
+        durable: 33,
+    }
 }
 
 /// Every structure by the name of its sample.
@@ -193,6 +199,24 @@ fn structures_on_users_disks_do_not_change() {
         let found = to_text(&bytes);
         assert!(found == text, "{name} is now\n{found}");
     }
+}
+
+/// The bytes of a sample.
+fn from_text(text: &str) -> Vec<u8> {
+    let digits: String = text.lines().take_while(|line| !line.starts_with("and")).collect();
+    let mut bytes: Vec<u8> = (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).expect("two digits"))
+        .collect();
+    let zeros = text.lines().last().and_then(|line| line.split(' ').nth(1)).expect("zeros");
+    bytes.resize(bytes.len() + zeros.parse::<usize>().expect("a number"), 0);
+    bytes
+}
+
+#[test]
+fn structures_of_former_versions_are_read() {
+    let found = Root::decode(9, &from_text(include_str!("samples/root_1.txt")));
+    assert_eq!(found.ok(), Some(Root { durable: 0, ..root() }));
 }
 
 #[test]

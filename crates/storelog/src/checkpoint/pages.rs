@@ -163,7 +163,8 @@ impl Store {
                 - Root::encoded_bytes(entry_pages.len(), space_pages.len(), 0))
                 / 4,
         );
-        let root = Root { serial: self.serial + 1, entry_pages, space_pages, unpunched };
+        let durable = self.log.durable;
+        let root = Root { serial: self.serial + 1, entry_pages, space_pages, unpunched, durable };
         let mut bytes = root.encode();
         // All that was claimed, used or not: opening must find the same pages in use, and that
         // they have their space.

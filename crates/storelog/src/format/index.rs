@@ -209,7 +209,12 @@ pub struct Root {
     pub space_pages: Vec<u64>,
     /// Free units whose space the host has not got back yet.
     pub unpunched: Vec<u32>,
+    /// Every batch up to this one was durable when it was written, and may be included in pages.
+    pub durable: u64,
 }
+
+/// Version log of the root. 1: first. 2: the durable batch.
+const ROOT_VERSION: u16 = 2;
 
 impl Root {
     /// Any number of blocks.
@@ -226,20 +231,21 @@ impl Root {
         for unit in &self.unpunched {
             w.u32(*unit);
         }
-        frame(ROOT_MAGIC, VERSION, &w.bytes)
+        w.u64(self.durable);
+        frame(ROOT_MAGIC, ROOT_VERSION, &w.bytes)
     }
 
     /// Bytes that [`Root::encode`] gives.
     #[must_use]
     pub const fn encoded_bytes(entry_pages: usize, space_pages: usize, unpunched: usize) -> usize {
-        super::codec::FRAME_BYTES + 20 + (entry_pages + space_pages) * 8 + unpunched * 4
+        super::codec::FRAME_BYTES + 28 + (entry_pages + space_pages) * 8 + unpunched * 4
     }
 
     /// # Errors
     /// When it is not the root of that checkpoint.
     pub fn decode(serial: u64, bytes: &[u8]) -> Result<Self, Malformed> {
         const WHAT: &str = "root";
-        let mut r = Reader::new(WHAT, unframe(WHAT, ROOT_MAGIC, VERSION, bytes)?);
+        let mut r = Reader::new(WHAT, unframe(WHAT, ROOT_MAGIC, ROOT_VERSION, bytes)?);
         if r.u64()? != serial {
             return Err(r.bad("it belongs to another checkpoint"));
         }
@@ -249,6 +255,12 @@ impl Root {
             entry_pages: (0..entries).map(|_| r.u64()).collect::<Result<_, _>>()?,
             space_pages: (0..spaces).map(|_| r.u64()).collect::<Result<_, _>>()?,
             unpunched: (0..unpunched).map(|_| r.u32()).collect::<Result<_, _>>()?,
+            durable: if first_version(bytes) { 0 } else { r.u64()? },
         })
     }
+}
+
+/// Whether a frame that was read well is of version 1.
+fn first_version(bytes: &[u8]) -> bool {
+    bytes.get(4..6) == Some(&[1, 0])
 }

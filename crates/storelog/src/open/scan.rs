@@ -106,8 +106,19 @@ impl Opening {
         Ok(true)
     }
 
-    /// The log seems to end. Asks for what lies behind the end, where a later batch would begin.
+    /// The log seems to end. If the index was written when more of it was durable, that is rot: its
+    /// pages may include what cannot be read, and a next batch of the same number would be taken for
+    /// included too. Asks for what lies behind the end, where a later batch would begin.
     pub(super) fn ask_for_later(&mut self) -> Result<()> {
+        if self.scan.seq <= self.root.durable {
+            self.damage(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "the log is damaged: batch {} cannot be read although batch {} was durable",
+                    self.scan.seq, self.root.durable
+                ),
+            ))?;
+        }
         let size = self.superblock()?.log_bytes;
         let reach = 2 * BATCH_BYTES_MAX as u64;
         let offset = self.scan.pos % size;
@@ -160,6 +171,10 @@ impl Opening {
         let Some((header, _)) = self.last else {
             return Ok(());
         };
+        if header.seq <= self.root.durable {
+            // It was durable: what is bad now is rot, and reading it will be an error.
+            return Ok(());
+        }
         let superblock = self.superblock()?.clone();
         let per_chunk = superblock.geometry.blocks_per_chunk();
         let mut wanted = Vec::new();

@@ -165,6 +165,11 @@ impl SimDisk {
         }
     }
 
+    /// The bytes as a read sees them.
+    pub fn peek(&self, area: Area, offset: u64, len: usize) -> Bytes {
+        self.read(area, offset, len)
+    }
+
     /// Does it at once, for preparing.
     pub fn run_now(&mut self, what: &DiskOp) {
         let time = self.time;

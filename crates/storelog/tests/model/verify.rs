@@ -6,6 +6,7 @@ use super::oracle::seen;
 use super::run::{Run, VIDS};
 use sheepdog_storelog::{Answer, Command, CommandId, Effect, Input, Opening, Store};
 use sheepdog_types::{Error, ErrorKind, FragmentId, Vid};
+use std::collections::BTreeMap;
 
 impl Run {
     /// At no moment does the store count on space that the host does not have.
@@ -33,15 +34,29 @@ impl Run {
     }
 
     /// Opens and reads a copy of the disk that was damaged since the store was closed.
-    pub fn look_at(&mut self, mut disk: SimDisk, expected: u64) -> Outcome {
+    /// Either all records are replayed, or all but those of the last batch: so many of each
+    /// fragment.
+    pub fn look_at(
+        &mut self,
+        mut disk: SimDisk,
+        expected: u64,
+        in_last: &BTreeMap<FragmentId, usize>,
+    ) -> Looked {
         let mut effects = Vec::new();
-        let Ok((records, mut store)) = self.open_copy(&mut disk) else {
-            return Outcome::Refused;
+        let (records, mut store) = match self.open_copy(&mut disk) {
+            Ok(opened) => opened,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Io, "{}", error.full());
+                let why = error.full().to_string();
+                return Looked { outcome: Outcome::Refused, records: 0, why };
+            }
         };
-        if records != expected {
-            // Rot in the last batch cannot be told from one that was cut short.
-            return Outcome::Clean;
-        }
+        let dropped = records != expected;
+        let of_last: usize = in_last.values().sum();
+        assert!(
+            !dropped || records + of_last as u64 == expected,
+            "{records} of {expected} records, {of_last} in the last batch"
+        );
         store.handle(Input::HostFree(1 << 40), &mut effects);
         let mut outcome = Outcome::Clean;
         let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
@@ -58,8 +73,10 @@ impl Run {
                         Ok(Answer::Data(pieces)) => {
                             let seen = seen(*fragment, block, &pieces);
                             let history = &self.histories[fragment];
+                            let lost = in_last.get(fragment).filter(|_| dropped);
+                            let prefix = history.submitted() - lost.copied().unwrap_or(0);
                             assert!(
-                                history.shows(0, &[VIDS[1], VIDS[0]], block, &seen),
+                                history.shows(prefix, &[VIDS[1], VIDS[0]], block, &seen),
                                 "{fragment} block {block}: {seen:?}"
                             );
                         }
@@ -67,7 +84,9 @@ impl Run {
                         Err(error) => {
                             assert_eq!(error.kind(), ErrorKind::Io);
                             let text = error.full().to_string();
-                            assert!(text.contains(&format!("fragment {fragment}")), "{text}");
+                            let block = format!("fragment {fragment} block {block}:");
+                            let page = format!("page of fragment {fragment}:");
+                            assert!(text.contains(&block) || text.contains(&page), "{text}");
                             outcome = Outcome::Unread;
                         }
                     }
@@ -77,7 +96,7 @@ impl Run {
             let answer = ask(&mut store, &mut disk, &mut self.rng, Command::Checkpoint);
             assert_eq!(answer.ok(), Some(Answer::Done));
         }
-        outcome
+        Looked { outcome, records, why: String::new() }
     }
 
     /// Opens a disk. Gives the number of records replayed.
@@ -201,6 +220,15 @@ impl Run {
         let store = self.store.as_mut().expect("open");
         store.self_check().expect("the books are in order");
     }
+}
+
+/// A damaged store as it was found.
+pub struct Looked {
+    pub outcome: Outcome,
+    /// Replayed.
+    pub records: u64,
+    /// The reason for not opening it.
+    pub why: String,
 }
 
 /// What became of a damaged store.
