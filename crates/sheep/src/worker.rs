@@ -17,10 +17,9 @@ use primary::Primary;
 use remote::{Job, Remote};
 use scrub::Scrub;
 use sheepdog_nbd::Server;
-use sheepdog_store::{Disk, DiskConfig, EngineChoice, StoreFiles};
+use sheepdog_store::{Disk, DiskConfig};
 use sheepdog_storelog::{Command, Limits};
-use sheepdog_types::{DiskId, Error, ErrorKind, Result};
-use std::path::Path;
+use sheepdog_types::{Error, ErrorKind, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -87,8 +86,16 @@ fn work(
     let mut slots = Vec::with_capacity(config.disks.len());
     for WorkerDisk { path, id, files } in config.disks {
         let opened = files.map(|files| {
-            let (cluster, fresh, nosync) = (config.cluster, config.fresh, config.nosync);
-            open(&path, id, files, config.engine, cluster, fresh, nosync)
+            open(DiskConfig {
+                dir: path.clone(),
+                files,
+                engine: config.engine,
+                disk: id,
+                cluster: config.cluster,
+                fresh: config.fresh,
+                log_id: uuid::Uuid::new_v4().as_u128() as u64,
+                limits: Limits { nosync: config.nosync, ..Limits::STANDARD },
+            })
         });
         let disk = match opened {
             Ok(Ok(disk)) => Ok(disk),
@@ -142,26 +149,10 @@ fn work(
     })
 }
 
-/// Opens one disk.
-fn open(
-    path: &Path,
-    id: DiskId,
-    files: StoreFiles,
-    engine: EngineChoice,
-    cluster: [u8; 16],
-    fresh: bool,
-    nosync: bool,
-) -> Result<Disk> {
-    let (disk, report) = Disk::open(DiskConfig {
-        dir: path.to_owned(),
-        files,
-        engine,
-        disk: id,
-        cluster,
-        fresh,
-        log_id: uuid::Uuid::new_v4().as_u128() as u64,
-        limits: Limits { nosync, ..Limits::STANDARD },
-    })?;
+/// Opens one disk and says so.
+fn open(config: DiskConfig) -> Result<Disk> {
+    let path = config.dir.clone();
+    let (disk, report) = Disk::open(config)?;
     tracing::info!(
         "store {} opened by {}: {} fragments, {} batches with {} writes replayed{}",
         path.display(),

@@ -20,11 +20,6 @@ pub fn is_device(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
 }
 
-/// Whether a file is one.
-pub(crate) fn is_open_device(file: &File) -> io::Result<bool> {
-    Ok(file.metadata()?.file_type().is_block_device())
-}
-
 /// Bytes of an open device; its metadata says 0.
 pub(crate) fn bytes(mut file: &File) -> io::Result<u64> {
     use std::io::Seek as _;
@@ -80,6 +75,17 @@ pub fn superblock(path: &Path) -> Result<Option<Superblock>> {
         }
         Err(_) => Ok(None),
     }
+}
+
+/// As [`superblock`] where there must be one.
+///
+/// # Errors
+/// Those of [`superblock`], and [`ErrorKind::Io`] when there is none.
+pub(crate) fn own_superblock(path: &Path) -> Result<Superblock> {
+    superblock(path)?.ok_or_else(|| {
+        let what = format!("{} has no superblock, or a damaged one", path.display());
+        Error::new(ErrorKind::Io, what)
+    })
 }
 
 /// Makes sure that nothing is on a device, and that nobody uses it.

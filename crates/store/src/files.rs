@@ -352,12 +352,7 @@ impl StoreLock {
     pub fn open(&self) -> Result<StoreFiles> {
         let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
         if device::is_device(&log_path) {
-            let superblock = device::superblock(&data_path)?.ok_or_else(|| {
-                Error::new(
-                    ErrorKind::Io,
-                    format!("{} has no superblock, or a damaged one", data_path.display()),
-                )
-            })?;
+            let superblock = device::own_superblock(&data_path)?;
             let file = device::open(&data_path).map_err(|e| failed("open", &data_path, e))?;
             return self.on_device(file, superblock.log_bytes);
         }
@@ -378,7 +373,8 @@ impl StoreLock {
         let look =
             |file: &File, path: &Path| file.metadata().map_err(|e| failed("look at", path, e));
         let found = look(&data, &data_path)?;
-        if !found.is_file() && !found.file_type().is_block_device() {
+        let on_device = found.file_type().is_block_device();
+        if !found.is_file() && !on_device {
             return Err(Error::new(
                 ErrorKind::Io,
                 format!("{} is neither a file nor a disk", data_path.display()),
@@ -396,7 +392,7 @@ impl StoreLock {
             ));
         }
         let log_unit = log_unit(&log, found.dev());
-        let device_units = if device::is_open_device(&data).unwrap_or(false) {
+        let device_units = if on_device {
             let bytes = device::bytes(&data).map_err(|e| failed("look at", &data_path, e))?;
             Some(device::units(bytes))
         } else {

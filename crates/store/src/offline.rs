@@ -57,10 +57,7 @@ impl OfflineStore {
         let (data, log) = (dir.join("data"), dir.join("log"));
         let device = if dir.is_dir() { data.as_path() } else { dir };
         let files = if device == dir || device::is_device(&log) {
-            let Some(superblock) = device::superblock(device)? else {
-                let what = format!("{} has no superblock, or a damaged one", device.display());
-                return Err(Error::new(ErrorKind::Io, what));
-            };
+            let superblock = device::own_superblock(device)?;
             let inside = LogInside {
                 unit_bytes: superblock.geometry.chunk_bytes(),
                 log_bytes: superblock.log_bytes,

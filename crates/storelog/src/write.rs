@@ -41,6 +41,24 @@ pub(crate) struct PendingWrite {
 }
 
 impl PendingWrite {
+    /// One that holds nothing and waits for nothing.
+    const fn new(command: CommandId, record: Record) -> Self {
+        Self {
+            command,
+            record,
+            payload: Vec::new(),
+            data: Vec::new(),
+            need: 0,
+            ops_left: 0,
+            asked: 0,
+            given: Vec::new(),
+            doubtful: Vec::new(),
+            flush_data: false,
+            units: Vec::new(),
+            failed: None,
+        }
+    }
+
     /// Units claimed for it.
     pub fn units(&self) -> impl Iterator<Item = u32> {
         self.units.iter().flat_map(|run| run.unit..run.unit + run.count)
@@ -121,18 +139,14 @@ impl Store {
         };
         self.admit(
             PendingWrite {
-                command,
-                record,
                 payload,
                 data: if units.is_empty() { Vec::new() } else { data },
                 need,
                 ops_left: units.len() as u32,
                 asked,
-                given: Vec::new(),
-                doubtful: Vec::new(),
                 flush_data: !units.is_empty(),
                 units,
-                failed: None,
+                ..PendingWrite::new(command, record)
             },
             false,
         );
@@ -158,23 +172,7 @@ impl Store {
             prev: Version::ZERO,
             body: Body::DeleteVid { forget },
         };
-        self.admit(
-            PendingWrite {
-                command,
-                record,
-                payload: Vec::new(),
-                data: Vec::new(),
-                need: 0,
-                ops_left: 0,
-                asked: 0,
-                given: Vec::new(),
-                doubtful: Vec::new(),
-                flush_data: false,
-                units: Vec::new(),
-                failed: None,
-            },
-            false,
-        );
+        self.admit(PendingWrite::new(command, record), false);
     }
 
     /// Bytes of space that a write of these blocks will hold and does not hold yet. While

@@ -1,7 +1,7 @@
 //! `dog node`: list, info, md.
 
 use super::{Context, cluster};
-use crate::args::shown;
+use crate::args;
 use crate::definitions::Opt;
 use crate::failure::{EXIT_SYSTEM, Failure, Result};
 use crate::print;
@@ -26,9 +26,7 @@ pub async fn md(cx: &mut Context<'_>) -> Result<()> {
             "Disks cannot be added or taken away while sheep runs: not supported by this version",
         ));
     }
-    if let Some(word) = cx.parsed.args.get(1) {
-        return Err(Failure::usage(format!("Unexpected argument '{}'", shown(word))));
-    }
+    args::no_more(&cx.parsed.args, 1)?;
     let all = cx.has(Opt::All);
     let (mut nodes, _) = space(cx).await?;
     nodes.retain(|node| all || node.here);

@@ -68,7 +68,7 @@ pub async fn start(
     let ids: Vec<DiskId> = disks.iter().map(|disk| disk.id).collect();
     let weight = |id| {
         let path = disks.iter().find(|disk| disk.id == id).map_or(store.dir(), |disk| &disk.path);
-        if device::is_device(path) { device::capacity(path) } else { Ok(space(path)?.free) }
+        free_space(path)
     };
     let taken_in = async {
         let claim = cluster::claim(&registry, &who).await?;
@@ -207,6 +207,11 @@ fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
     }
 }
 
+/// Bytes that a disk has for a store: all of a device, or what the file system has left.
+fn free_space(path: &Path) -> Result<u64> {
+    if device::is_device(path) { device::capacity(path) } else { Ok(space(path)?.free) }
+}
+
 /// The store's files, prepared if there are none.
 fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Result<StoreFiles> {
     if store.is_prepared()? {
@@ -222,11 +227,9 @@ fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Res
         }
         return Ok(files);
     }
-    let on_device = device::is_device(path);
-    let space = if on_device { device::capacity(path)? } else { space(store.dir())?.free };
     let bytes = match &options.journal {
         Some(journal) => journal.bytes.next_multiple_of(BLOCK_SIZE as u64),
-        None if space / 8 < LOG_BYTES => LOG_BYTES_SMALL,
+        None if free_space(path)? / 8 < LOG_BYTES => LOG_BYTES_SMALL,
         None => LOG_BYTES,
     };
     let log_dir = options.journal.as_ref().and_then(|journal| journal.dir.clone());
@@ -238,7 +241,7 @@ fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Res
     );
     let log = log_dir.map(|dir| dir.join(format!("sheep-log-{disk}")));
     match log {
-        log if on_device => store.prepare_on_device(path, bytes, log.as_deref()),
+        log if device::is_device(path) => store.prepare_on_device(path, bytes, log.as_deref()),
         Some(log) => store.prepare_with_log_at(bytes, &log),
         None => store.prepare(bytes),
     }

@@ -24,26 +24,14 @@ impl Store {
         if !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
         }
-        let mut write = PendingWrite {
-            command,
-            record: Record {
-                fragment,
-                vid,
-                version,
-                prev: Version::ZERO,
-                body: Body::Zero { start, count, kind, units: Vec::new() },
-            },
-            payload: Vec::new(),
-            data: Vec::new(),
-            need: 0,
-            ops_left: 0,
-            asked: 0,
-            given: Vec::new(),
-            doubtful: Vec::new(),
-            flush_data: false,
-            units: Vec::new(),
-            failed: None,
+        let record = Record {
+            fragment,
+            vid,
+            version,
+            prev: Version::ZERO,
+            body: Body::Zero { start, count, kind, units: Vec::new() },
         };
+        let mut write = PendingWrite::new(command, record);
         let exclusive = kind == ZeroKind::Reserve;
         if exclusive && !self.plan_reservation(&mut write, out) {
             return out.push(Effect::Reply(command, Err(no_space())));
