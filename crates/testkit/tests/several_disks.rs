@@ -249,6 +249,13 @@ fn a_damaged_disk_is_lost_and_the_others_serve() {
 #[test]
 fn a_vdi_is_saved_from_the_disks_that_are_left() {
     let mut node = filled(2);
+    // The copies of the table follow at once, but by themselves.
+    wait_until("the VDI is in every copy of the table", || {
+        node.disks.iter().all(|disk| {
+            let table = fs::read(disk.join("table")).unwrap_or_default();
+            table.windows(4).any(|found| found == b"disk")
+        })
+    });
     node.sheep.kill();
     let offline = |words: &[&str]| run(Command::new(bin("sheep")).arg("store").args(words), b"");
     let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();

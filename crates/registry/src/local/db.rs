@@ -82,14 +82,28 @@ impl Db {
         let path = &paths.file;
         let identity = identity(path)
             .map_err(|e| Error::with_source(ErrorKind::Io, path.display().to_string(), e))?;
-        Ok(Self {
+        let mut db = Self {
             conn: schema::connect(path, tuning.pages)?,
             queue: Arc::new(Queue::open(paths)?),
             path: path.clone(),
             identity,
             tuning,
             gone: false,
-        })
+        };
+        reserve::hold_log(paths);
+        db.keep_pages();
+        Ok(db)
+    }
+
+    /// See [`reserve`]; on a disk that is nearly full what is there must do.
+    fn keep_pages(&mut self) {
+        let queue = self.queue.clone();
+        if !reserve::is_short(&Paths::of(&self.path))
+            && let Ok(_turn) = queue.enter()
+        {
+            // The next creation tries it again.
+            let _ = reserve::keep_pages(&self.conn);
+        }
     }
 
     /// Whether an operation found that this registry gave way, or that its file went. Nothing
@@ -98,17 +112,9 @@ impl Db {
         self.gone
     }
 
-    /// Copies the write-ahead log into the file and closes it, so that the file is all there is.
+    /// Closes it; afterwards the file is all there is.
     pub fn close(self) -> Result<()> {
-        let done = || -> rusqlite::Result<bool> {
-            self.conn
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
-                .map(|busy| busy == 0)
-        };
-        let done = done().map_err(|e| schema::error(&self.path, "close", e))?;
-        self.conn.close().map_err(|(_, e)| schema::error(&self.path, "close", e))?;
-        reserve::hold(&Paths::of(&self.path));
-        if done {
+        if self.empty_log().map_err(|e| schema::error(&self.path, "close", e))? {
             Ok(())
         } else {
             Err(Error::new(
@@ -116,6 +122,14 @@ impl Db {
                 format!("registry {} is in use by another program", self.path.display()),
             ))
         }
+    }
+
+    /// Copies the write-ahead log into the file, so that the file is all there is; whether that
+    /// was possible.
+    fn empty_log(&self) -> rusqlite::Result<bool> {
+        self.conn
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+            .map(|busy| busy == 0)
     }
 
     /// Whether the file we have open is still the registry of its path.
@@ -145,15 +159,14 @@ impl Db {
         result.map_err(|stop| self.stopped("read", stop))
     }
 
-    /// All or nothing, durable when it returns. On a full disk it uses what is kept for such writes:
-    /// starts and deletions.
+    /// All or nothing, durable when it returns. On a full disk it uses what is kept for such writes,
+    /// see [`reserve`].
     pub(super) fn write<T>(
         &mut self,
         work: impl Fn(&Transaction<'_>, &Meta) -> Result<T, Stop>,
     ) -> Result<T> {
         match self.write_if_room(&work) {
             Err(error) if error.kind() == ErrorKind::NoSpace => {
-                reserve::give_most(&Paths::of(&self.path));
                 // What is in the log goes to its places, so that the log is used again from its
                 // beginning. If that is not possible, neither is the write.
                 let _ = self.conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
@@ -289,16 +302,19 @@ impl Db {
             }
             Ok(Outcome::Committed(commit.finish(history_max)?))
         };
-        match self.write_if_room(work) {
-            // A claim is what lets a sheep start, so it counts among what may use the last space.
-            Err(error)
-                if error.kind() == ErrorKind::NoSpace
-                    && (session.is_some() || !self.makes_keys(txn)?) =>
-            {
-                self.write(work)
-            }
-            other => other,
+        // A claim is what lets a sheep start, so it counts among what may use the last space.
+        if session.is_some() || !self.makes_keys(txn)? {
+            return self.write(work);
         }
+        if reserve::is_short(&Paths::of(&self.path)) {
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!("registry {}: the disk is nearly full", self.path.display()),
+            ));
+        }
+        let outcome = self.write_if_room(work)?;
+        self.keep_pages();
+        Ok(outcome)
     }
 
     /// Whether a transaction puts a key that is not there.
@@ -403,6 +419,15 @@ impl Db {
                 .query_map([], |row| Ok((row.get(0)?, Uuid::from_bytes(row.get(1)?))))?
                 .collect::<rusqlite::Result<_>>()?)
         })
+    }
+}
+
+/// The log stays, empty but allocated: see [`reserve`].
+impl Drop for Db {
+    fn drop(&mut self) {
+        // If that is not possible, the next who opens it does it.
+        let _ = self.empty_log();
+        reserve::hold_log(&Paths::of(&self.path));
     }
 }
 

@@ -19,8 +19,8 @@ use super::db::{Db, Tuning};
 use super::locks::{open_lock, pass_gate, try_exclusive, wait_alone};
 use super::members::is_gone;
 use super::paths::{Paths, io_error, make_directories, rename};
+use super::schema;
 use super::{Joined, Member};
-use super::{reserve, schema};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -41,7 +41,6 @@ pub(super) struct Opened {
 /// See the module. `member.store` is canonical.
 pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Result<Opened> {
     make_directories(paths)?;
-    reserve::give_way(paths);
     let gate = pass_gate(paths)?;
     let presence = open_lock(&paths.presence)?;
     let alone = try_exclusive(&presence, &paths.presence)?;
@@ -55,7 +54,6 @@ pub(super) fn open(paths: &Paths, member: Option<&Member>, tuning: Tuning) -> Re
         db.record(&member.store, member.disk)?;
     }
     let cluster = db.meta()?.cluster;
-    reserve::make_again(paths);
     presence.lock_shared().map_err(|e| io_error("lock", &paths.presence, e))?;
     Ok(Opened { db, cluster, joined, presence, gate })
 }
@@ -83,7 +81,7 @@ impl Opening<'_> {
                     ),
                 ));
             }
-            if self.paths.log().exists() {
+            if has_log(self.paths) {
                 // Whatever file came here, SQLite would mix these commits into it.
                 return Err(Error::new(
                     ErrorKind::Invalid,
@@ -244,7 +242,7 @@ impl Opening<'_> {
     fn move_aside(&self, db: Db, cluster: Uuid) -> Result<PathBuf> {
         let file = &self.paths.file;
         db.close()?;
-        refuse_log(self.paths)?;
+        remove_log(self.paths)?;
         let to = self.paths.aside(cluster);
         rename(file, &to)?;
         Ok(to)
@@ -268,7 +266,7 @@ impl Opening<'_> {
         let mut db = Db::open(&paths, self.tuning)?;
         let cluster = db.meta()?.cluster;
         db.close()?;
-        refuse_log(&paths)?;
+        remove_log(&paths)?;
         if member.cluster != Some(cluster) {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -294,13 +292,25 @@ struct Aside {
     _locks: (File, File),
 }
 
-/// A file that is moved without its write-ahead log would lose commits.
-fn refuse_log(paths: &Paths) -> Result<()> {
-    if paths.log().try_exists().unwrap_or(true) {
+/// Whether there is a write-ahead log with anything in it.
+fn has_log(paths: &Paths) -> bool {
+    match paths.log().metadata() {
+        Ok(log) => log.len() > 0,
+        Err(e) => e.kind() != std::io::ErrorKind::NotFound,
+    }
+}
+
+/// Before the registry, closed and locked, is moved: a file that goes without its write-ahead log
+/// would lose commits.
+fn remove_log(paths: &Paths) -> Result<()> {
+    if has_log(paths) {
         return Err(Error::new(
             ErrorKind::Locked,
             format!("registry {} is in use by another program", paths.file.display()),
         ));
     }
+    // They are empty. If they stay, they only take space.
+    let _ = std::fs::remove_file(paths.log());
+    let _ = std::fs::remove_file(paths.log_index());
     Ok(())
 }

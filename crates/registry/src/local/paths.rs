@@ -42,9 +42,14 @@ impl Paths {
         }
     }
 
-    /// SQLite's write-ahead log: gone when nobody has the file open, unless somebody crashed.
+    /// SQLite's write-ahead log: empty when nobody has the file open, unless somebody crashed.
     pub fn log(&self) -> PathBuf {
         suffixed(&self.file, "-wal")
+    }
+
+    /// Its index, made anew by the first who opens the file.
+    pub fn log_index(&self) -> PathBuf {
+        suffixed(&self.file, "-shm")
     }
 
     /// Where the registry of a cluster waits while another one is in use.

@@ -1,79 +1,58 @@
-//! Space for the registry's next start on a file system that is full, whoever filled it. SQLite
-//! makes its log and its index of it anew at each start, and a claim is a write; without a
-//! reserve a sheep could not start to serve the data it has.
+//! Space for what must go on when others have filled the registry's file system: starts, claims,
+//! deletions. None of it can be taken away, because the files that need it hold it already:
 //!
-//! Held as a file whose space is allocated. It gives way when a start finds little space, most of it
-//! also when a deletion finds none, and is made again when there is plenty, or at a clean end from
-//! what SQLite just gave back.
+//! * SQLite's log has [`LOG_BYTES`] allocated and is written from its beginning again and again. It
+//!   stays when the registry is closed, empty but allocated.
+//! * The database has [`FREE_PAGES`] pages that are free, so that writes need not make it longer.
+//!   What creates entries is refused on a file system that is nearly full, and so leaves them alone.
 
 use super::paths::Paths;
+use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, fallocate};
-use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::fs::OpenOptions;
 
-/// Enough for log and index of a start, the writes of a claim and of some deletions.
-const BYTES: u64 = 1 << 20;
-/// The least that helps: SQLite's index takes 32 KiB, a start's log about 100.
-const BYTES_MIN: u64 = 128 << 10;
-/// What a start may count on, whatever was deleted before.
-const BYTES_START: u64 = 2 * BYTES_MIN;
-/// Below this much free space the reserve gives way.
+/// Some hundred pages: those of a start are about 20, a deletion's 5 to 10. Where it is used up, the
+/// log is copied to the database and begun again.
+const LOG_BYTES: u64 = 1 << 20;
+/// The least that is worth having: a start's.
+const LOG_BYTES_MIN: u64 = 128 << 10;
+/// Splits of all trees of the database by a claim and a deletion, several times.
+const FREE_PAGES: i64 = 32;
+/// Nothing is created with less free space than this.
 const SHORT: u64 = 4 << 20;
-/// From this much on it is made again.
-const PLENTY: u64 = 16 << 20;
 
-fn file(paths: &Paths) -> PathBuf {
-    paths.run.join("reserve")
-}
-
-fn free(paths: &Paths) -> Option<u64> {
-    let stat = rustix::fs::statvfs(&paths.run).ok()?;
-    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// Before the registry is opened: its space is free if there is little other.
-pub(super) fn give_way(paths: &Paths) {
-    if free(paths).is_some_and(|free| free < SHORT) {
-        // If it is not there, there is nothing to give.
-        let _ = std::fs::remove_file(file(paths));
-    }
-}
-
-/// Now, except for what the next start needs.
-pub(super) fn give_most(paths: &Paths) {
-    // If it is not there, there is nothing to give.
-    let Ok(held) = OpenOptions::new().write(true).open(file(paths)) else {
+/// Allocates what the log lacks, or as much of it as there is.
+pub(super) fn hold_log(paths: &Paths) {
+    // There is none before the first connection.
+    let Ok(log) = OpenOptions::new().write(true).open(paths.log()) else {
         return;
     };
-    if held.metadata().is_ok_and(|found| found.len() > BYTES_START) {
-        let _ = held.set_len(BYTES_START);
-    }
-}
-
-/// While the registry is open: made again if that takes nobody's space.
-pub(super) fn make_again(paths: &Paths) {
-    if free(paths).is_some_and(|free| free >= PLENTY) {
-        hold(paths);
-    }
-}
-
-/// After a clean end: from what there is, as much as possible.
-pub(super) fn hold(paths: &Paths) {
-    let path = file(paths);
-    let is_held = |held: File| held.metadata().is_ok_and(|found| found.len() >= BYTES);
-    if File::open(&path).is_ok_and(is_held) {
-        return;
-    }
-    let Ok(made) = OpenOptions::new().write(true).create(true).truncate(false).open(&path) else {
-        return;
-    };
-    let mut bytes = BYTES;
-    while bytes >= BYTES_MIN {
-        if fallocate(&made, FallocateFlags::empty(), 0, bytes).is_ok() {
-            return;
-        }
+    let mut bytes = LOG_BYTES;
+    // Some file systems cannot allocate; they have no space to lose either.
+    while bytes >= LOG_BYTES_MIN && fallocate(&log, FallocateFlags::KEEP_SIZE, 0, bytes).is_err() {
         bytes /= 2;
     }
-    // A file system that cannot allocate, or has not even that.
-    let _ = std::fs::remove_file(&path);
+}
+
+/// Whether what is left of the file system is for those who must go on.
+pub(super) fn is_short(paths: &Paths) -> bool {
+    rustix::fs::statvfs(&paths.run)
+        .is_ok_and(|stat| stat.f_bavail.saturating_mul(stat.f_frsize) < SHORT)
+}
+
+/// Makes the database longer by the free pages that it lacks: written in one transaction, so that
+/// the file system has given them, and freed in another.
+pub(super) fn keep_pages(conn: &Connection) -> rusqlite::Result<()> {
+    let free: i64 = conn.query_row("PRAGMA freelist_count", [], |row| row.get(0))?;
+    if free >= FREE_PAGES {
+        return Ok(());
+    }
+    let page: i64 = conn.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    // Twice as many, so that not every creation has to do this.
+    let bytes = (2 * FREE_PAGES - free) * page;
+    conn.execute_batch(&format!(
+        "DROP TABLE IF EXISTS room;
+         CREATE TABLE room AS SELECT zeroblob({bytes}) AS nothing;
+         DROP TABLE room;"
+    ))
 }

@@ -2,6 +2,7 @@
 //! SQLite's errors mean to the user of a registry.
 
 use super::locks::{WAIT_MAX, WRITE_LOOK};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -85,10 +86,16 @@ pub(super) fn connect(path: &Path, pages_max: u32) -> Result<Connection> {
         conn.pragma_update(None, "synchronous", "FULL")?;
         conn.pragma_update(None, "journal_size_limit", 16 << 20)?;
         conn.pragma_update(None, "max_page_count", pages_max)?;
+        // The log stays, with the space it has: see the `reserve` module.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         conn.set_prepared_statement_cache_capacity(64);
         // What a killed process left in the log goes to the file, and the log is written from its
         // start again: on a full disk it could not grow.
-        conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))?;
+        match conn.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())) {
+            // The log has some space of its own still.
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+            other => other?,
+        }
         conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
     };
     let verdict = set().map_err(fail)?;
