@@ -11,7 +11,7 @@ Available cluster drivers:
 pub const JOURNAL: &str = "\
 Arguments of -j:
   size=SIZE               size of a new store's log, at least 64M
-  dir=DIRECTORY           where a new store's log is (default: in the store);
+  dir=DIRECTORY           where a new store's log is (default: beside its data);
                           the store remembers it
   skip                    has no effect: the log is always replayed
 
