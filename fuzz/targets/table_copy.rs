@@ -37,11 +37,15 @@ fn seeds() -> Vec<Vec<u8>> {
     };
     let node = EpochNode { host: "::1".to_owned(), port: 7000, vnodes: 128 };
     let epoch = EpochRecord { epoch: 1, began: 5, nodes: vec![node] };
-    let shards = ShardPack::after(None, DiskId([3; 16])).map_or(Bytes::new(), |s| s.encode());
+    let shards = |disks: &[(DiskId, u64)]| {
+        ShardPack::spread(None, disks).map_or(Bytes::new(), |shards| shards.encode())
+    };
+    let (one, other) = ((DiskId([3; 16]), 5), (DiskId([4; 16]), 9));
     let mut entries = vec![
         entry(CLUSTER_KEY.to_owned(), cluster.encode()),
         entry(epoch_key(1), epoch.encode()),
-        entry(SHARDS_KEY.to_owned(), shards),
+        entry(SHARDS_KEY.to_owned(), shards(&[one])),
+        entry(SHARDS_KEY.to_owned(), shards(&[one, other])),
         entry(LINEAGE_KEY.to_owned(), Bytes::from_static(b"\x08\x01\x10\x09")),
         entry(name_key("disk"), Bytes::from_static(b"\x08\x01\x12\x04disk\x18\x07")),
     ];
