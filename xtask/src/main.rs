@@ -9,6 +9,7 @@ mod fuzz;
 mod licences;
 mod long;
 mod placement;
+mod samples;
 mod shell;
 
 use anyhow::{Result, bail};
@@ -33,6 +34,8 @@ Usage: cargo xtask WORD
                     break; report in docs/runs/
   long fuzz [--seconds N]
                     every fuzz target for 30 minutes, report in docs/runs/
+  samples LABEL     nodes as this version leaves them, for all later ones to open; kept in
+                    crates/testkit/samples
   licences          every dependency's licence is one that deny.toml allows";
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn chore(words: &[&str]) -> Result<()> {
         ["fuzz", rest @ ..] => fuzz::run(rest),
         ["long", rest @ ..] => long::run(rest),
         ["placement", rest @ ..] => placement::run(rest),
+        ["samples", rest @ ..] => samples::run(rest),
         ["licences"] => licences::run(),
         ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

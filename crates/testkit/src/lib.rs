@@ -18,6 +18,7 @@ pub mod nbd;
 pub mod process;
 pub mod qemu_nbd;
 pub mod rng;
+pub mod sample;
 pub mod sheep;
 pub mod shown;
 pub mod stamp;

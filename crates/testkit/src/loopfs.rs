@@ -170,7 +170,9 @@ impl Drop for SmallFs {
 #[derive(Debug)]
 pub struct LoopDevice {
     device: PathBuf,
-    home: tempfile::TempDir,
+    image: PathBuf,
+    /// The image's directory, unless the image is the caller's.
+    _home: Option<tempfile::TempDir>,
 }
 
 impl LoopDevice {
@@ -180,15 +182,28 @@ impl LoopDevice {
     /// When making it fails for root.
     #[must_use]
     pub fn new(bytes: u64) -> Option<Self> {
+        let home = tempfile::Builder::new().prefix("loop-").tempdir().expect("a directory");
+        let image = home.path().join("image");
+        let file = File::create(&image).expect("create the image");
+        file.set_len(bytes).expect("size the image");
+        Self::over(image, Some(home))
+    }
+
+    /// One over a file of the caller's; `None`, with a line, for who may not.
+    ///
+    /// # Panics
+    /// When making it fails for root.
+    #[must_use]
+    pub fn at(image: &Path) -> Option<Self> {
+        Self::over(image.to_owned(), None)
+    }
+
+    fn over(image: PathBuf, home: Option<tempfile::TempDir>) -> Option<Self> {
         if !is_root() {
             eprintln!("not root: no loop device, this part is skipped");
             return None;
         }
-        let home = tempfile::Builder::new().prefix("loop-").tempdir().expect("a directory");
-        let file = File::create(home.path().join("image")).expect("create the image");
-        file.set_len(bytes).expect("size the image");
-        let device = attach(&home.path().join("image"));
-        Some(Self { device, home })
+        Some(Self { device: attach(&image), image, _home: home })
     }
 
     /// Its path.
@@ -200,7 +215,7 @@ impl LoopDevice {
     /// The file below.
     #[must_use]
     pub fn image(&self) -> PathBuf {
-        self.home.path().join("image")
+        self.image.clone()
     }
 
     /// It is found under another name from now on.

@@ -66,7 +66,9 @@ pub fn recognise(data: &[u8], run: u64, block: u64) -> Result<Content, String> {
     }
 }
 
-fn crc(bytes: &[u8]) -> u64 {
+/// CRC-64/NVME.
+#[must_use]
+pub fn crc(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
