@@ -5,5 +5,6 @@
 mod full;
 mod gone;
 mod reads;
+mod several;
 mod single;
 mod writes;
