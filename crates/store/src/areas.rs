@@ -109,6 +109,12 @@ impl Areas {
         self.data_is_device
     }
 
+    /// Whether the log lies on the data's own device.
+    #[must_use]
+    pub fn has_log_inside(&self) -> bool {
+        self.log_inside.is_some()
+    }
+
     /// Whether the page cache is bypassed.
     #[must_use]
     pub fn is_direct(&self) -> bool {

@@ -40,17 +40,32 @@ pub fn capacity(path: &Path) -> Result<u64> {
 /// files of a ring some time later.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Opens a device for this process alone: not while it is mounted or part of an array.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+/// Opens a device for this process alone: not while it is mounted, part of an array, or a sheep's.
+///
+/// # Errors
+/// [`ErrorKind::Locked`] while somebody uses it, [`ErrorKind::Io`].
+pub(crate) fn open(path: &Path, for_writing: bool) -> Result<File> {
     let flags = OFlags::EXCL.bits() as i32;
     let until = Instant::now() + PATIENCE;
+    let mut options = File::options();
+    options.read(true).write(for_writing).custom_flags(flags);
     loop {
-        match File::options().read(true).write(true).custom_flags(flags).open(path) {
-            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < until => {
-                std::thread::sleep(Duration::from_millis(10));
+        let busy = match options.open(path) {
+            Ok(file) => return Ok(file),
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => e,
+            Err(e) => {
+                let what = format!("cannot open {}", path.display());
+                return Err(Error::with_source(ErrorKind::Io, what, e));
             }
-            opened => return opened,
+        };
+        if Instant::now() >= until {
+            let what = format!(
+                "{} is in use: by a sheep, mounted, or part of something else",
+                path.display()
+            );
+            return Err(Error::with_source(ErrorKind::Locked, what, busy));
         }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -91,16 +106,12 @@ pub(crate) fn own_superblock(path: &Path) -> Result<Superblock> {
 /// Makes sure that nothing is on a device, and that nobody uses it.
 ///
 /// # Errors
-/// [`ErrorKind::Invalid`] with how to make it empty, [`ErrorKind::Io`].
+/// [`ErrorKind::Invalid`] with how to make it empty, [`ErrorKind::Locked`], [`ErrorKind::Io`].
 pub fn refuse_unless_blank(path: &Path) -> Result<()> {
-    let failed = |e: io::Error| match e.raw_os_error() {
-        Some(libc::EBUSY) => {
-            let line = format!("{} is in use: mounted, or part of something else", path.display());
-            Error::new(ErrorKind::Invalid, line)
-        }
-        _ => Error::with_source(ErrorKind::Io, format!("cannot use {}", path.display()), e),
+    let failed = |e: io::Error| {
+        Error::with_source(ErrorKind::Io, format!("cannot use {}", path.display()), e)
     };
-    let file = open(path).map_err(failed)?;
+    let file = open(path, true)?;
     let len = bytes(&file).map_err(failed)?;
     let mut marks = PageBuf::zeroed(MARKS_BYTES as usize);
     for at in [0, len.saturating_sub(MARKS_BYTES)] {

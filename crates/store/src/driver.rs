@@ -11,8 +11,8 @@ use crate::files::{StoreFiles, free_bytes};
 use crate::ready::Ready;
 use sheepdog_storelog::io::{Area, Completion, DiskOp, OpId};
 use sheepdog_storelog::{
-    Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Stats, Store,
-    Superblock, Usage, prepare,
+    Answer, Command, CommandId, Effect, Input, LOG_ELSEWHERE, Limits, OpenReport, Opening, Stats,
+    Store, Superblock, Usage, prepare,
 };
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
 use slab::Slab;
@@ -136,6 +136,7 @@ impl Disk {
         let mut engine = open_engine(&files.areas, choice, DurableMethod::Dsync)?;
         if fresh {
             let measured = measure_durable(engine.as_mut(), files.log_unit, files.log_bytes)?;
+            let elsewhere = files.device_units.is_some() && !files.areas.has_log_inside();
             let superblock = Superblock {
                 disk,
                 cluster,
@@ -144,7 +145,7 @@ impl Disk {
                 log_unit: files.log_unit as u32,
                 geometry: Geometry::STANDARD,
                 log_fua: measured.method == DurableMethod::Dsync,
-                features: 0,
+                features: if elsewhere { LOG_ELSEWHERE } else { 0 },
             };
             engine.submit(OWN_OP, prepare(&superblock)?);
             for completion in drained(engine.as_mut())? {

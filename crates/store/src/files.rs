@@ -6,6 +6,7 @@ use crate::areas::{Areas, LogInside, direct_align};
 use crate::device;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
+use sheepdog_storelog::Superblock;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, Geometry, PageBuf, Result, size};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,8 +14,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt, OpenOp
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const DATA: &str = "data";
-const LOG: &str = "log";
+pub(crate) const DATA: &str = "data";
+pub(crate) const LOG: &str = "log";
 const LOCK: &str = "lock";
 /// Files under way to their names; whatever is found under these names is worthless.
 const NEW_DATA: &str = "data.new";
@@ -130,22 +131,17 @@ impl StoreLock {
         };
         match (found(DATA)?, found(LOG)?) {
             (Some(_), Some(_)) => Ok(true),
-            // A log alone is what a crash while preparing leaves; a device is there before.
+            // A log alone is what a crash while preparing leaves.
             (None, _) => Ok(false),
-            (Some(data), None) if data.file_type().is_block_device() => Ok(false),
-            (Some(_), None) => Err(match std::fs::read_link(self.dir.join(LOG)) {
-                Ok(elsewhere) => Error::new(
-                    ErrorKind::Io,
-                    format!(
-                        "the log of {} is {}, which is not there: bring it back",
-                        self.dir.display(),
-                        elsewhere.display()
-                    ),
-                ),
+            (Some(data), None) => match std::fs::read_link(self.dir.join(LOG)) {
+                Ok(log) => Err(log_is_gone(&self.dir, &log)),
+                // A device is there before it is prepared.
+                Err(_) if data.file_type().is_block_device() => Ok(false),
                 Err(_) => {
-                    Error::new(ErrorKind::Io, format!("{} has data but no log", self.dir.display()))
+                    let what = format!("{} has data but no log", self.dir.display());
+                    Err(Error::new(ErrorKind::Io, what))
                 }
-            }),
+            },
         }
     }
 
@@ -225,7 +221,7 @@ impl StoreLock {
         }
         let unit_bytes = Geometry::STANDARD.chunk_bytes();
         let log_bytes = log_bytes.next_multiple_of(unit_bytes);
-        let file = device::open(device).map_err(|e| failed("open", device, e))?;
+        let file = device::open(device, true)?;
         let bytes = device::bytes(&file).map_err(|e| failed("look at", device, e))?;
         if bytes < log_bytes * 2 {
             return Err(Error::new(
@@ -243,22 +239,28 @@ impl StoreLock {
         self.on_device(file, log_bytes)
     }
 
-    /// The device was found under this name; the links follow.
+    /// The device was found under this name; the links follow. That to a log elsewhere stays as it
+    /// is, also while it leads nowhere: where the log is may be a mount that is late.
     ///
     /// # Errors
-    /// Those of the file system.
+    /// Those of the file system, and of reading the superblock.
     pub fn follow_device(&self, device: &Path) -> Result<()> {
-        for name in [DATA, LOG] {
-            let path = self.dir.join(name);
-            let there = std::fs::read_link(&path);
-            let inside = name == DATA
-                || there.as_ref().is_ok_and(|to| device::is_device(to) || !to.exists());
-            if inside && there.is_ok_and(|to| to != device) {
-                remove_if_there(&path)?;
-                std::os::unix::fs::symlink(device, &path)
-                    .map_err(|e| failed("create", &path, e))?;
+        let superblock = device::own_superblock(device)?;
+        let follow = |name: &str, new: &str| {
+            let (path, new) = (self.dir.join(name), self.dir.join(new));
+            if std::fs::read_link(&path).is_ok_and(|to| to == device) {
+                return Ok(());
             }
+            remove_if_there(&new)?;
+            std::os::unix::fs::symlink(device, &new)
+                .and_then(|()| std::fs::rename(&new, &path))
+                .map_err(|e| failed("create", &path, e))
+        };
+        if !log_is_elsewhere(&superblock, &self.dir) {
+            // Before that of the data, with which it is compared.
+            follow(LOG, NEW_LOG)?;
         }
+        follow(DATA, NEW_DATA)?;
         sync_dir(&self.dir)
     }
 
@@ -353,10 +355,26 @@ impl StoreLock {
         let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
         if device::is_device(&log_path) {
             let superblock = device::own_superblock(&data_path)?;
-            let file = device::open(&data_path).map_err(|e| failed("open", &data_path, e))?;
+            if superblock.log_is_elsewhere() {
+                return Err(Error::new(
+                    ErrorKind::Io,
+                    format!(
+                        "the log of {} is not on its device: make {} a link to the file it is in",
+                        self.dir.display(),
+                        log_path.display()
+                    ),
+                ));
+            }
+            let file = device::open(&data_path, true)?;
             return self.on_device(file, superblock.log_bytes);
         }
-        let (mut data, data_direct) = open_file(&data_path, OFlags::empty())?;
+        let (mut data, data_direct) = if device::is_device(&data_path) {
+            let file = device::open(&data_path, true)?;
+            let direct = with_direct(&file).map_err(|e| failed("open", &data_path, e))?;
+            (file, direct)
+        } else {
+            open_file(&data_path, OFlags::empty())?
+        };
         let (mut log, log_direct) = open_file(&log_path, OFlags::empty())?;
         if data_direct != log_direct {
             // What Areas knows of alignment, it knows of both.
@@ -401,6 +419,35 @@ impl StoreLock {
         let areas = Areas::new(data, log).map_err(|e| failed("open", &self.dir, e))?;
         Ok(StoreFiles { areas: Arc::new(areas), log_unit, log_bytes, device_units })
     }
+}
+
+/// Whether the log of a device is in a file elsewhere. The superblock says so; that of a device
+/// prepared before this was noted says nothing, and then the links do: to a log on the device leads
+/// what leads to the data.
+pub(crate) fn log_is_elsewhere(superblock: &Superblock, links: &Path) -> bool {
+    if superblock.log_is_elsewhere() {
+        return true;
+    }
+    let log = links.join(LOG);
+    match std::fs::read_link(&log) {
+        Ok(to) => {
+            let data = std::fs::read_link(links.join(DATA));
+            !device::is_device(&log) && !data.is_ok_and(|data| data == to)
+        }
+        Err(_) => log.is_file(),
+    }
+}
+
+/// The error for a log elsewhere that is not there.
+pub(crate) fn log_is_gone(of: &Path, log: &Path) -> Error {
+    Error::new(
+        ErrorKind::Io,
+        format!(
+            "the log of {} is {}, which is not there: bring it back",
+            of.display(),
+            log.display()
+        ),
+    )
 }
 
 fn sync_dir(dir: &Path) -> Result<()> {

@@ -2,7 +2,6 @@
 //! whatever else is read instead is an error and never a panic.
 
 use proptest::prelude::*;
-use sheepdog_storelog::Superblock;
 use sheepdog_storelog::checksum::crc32c;
 use sheepdog_storelog::format::batch::{self, BatchHeader, Body, Placed, Record, ZeroKind};
 use sheepdog_storelog::format::codec::frame;
@@ -13,6 +12,7 @@ use sheepdog_storelog::format::index::{
 };
 use sheepdog_storelog::format::superblock::{CheckpointSlot, LogPosition};
 use sheepdog_storelog::fragment::{Fragment, OwnerSummary};
+use sheepdog_storelog::{LOG_ELSEWHERE, Superblock};
 use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, Version, Vid};
 
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
@@ -217,6 +217,18 @@ fn from_text(text: &str) -> Vec<u8> {
 fn structures_of_former_versions_are_read() {
     let found = Root::decode(9, &from_text(include_str!("samples/root_1.txt")));
     assert_eq!(found.ok(), Some(Root { durable: 0, ..root() }));
+}
+
+#[test]
+fn a_feature_nobody_knows_is_of_a_newer_version() {
+    let elsewhere = Superblock { features: LOG_ELSEWHERE, ..superblock() };
+    assert_eq!(Superblock::decode(&elsewhere.encode()), Ok(elsewhere.clone()));
+    assert!(elsewhere.log_is_elsewhere() && !superblock().log_is_elsewhere());
+    assert_eq!(LOG_ELSEWHERE, 1, "a bit on users' disks");
+    for bit in 1..64 {
+        let newer = Superblock { features: LOG_ELSEWHERE | 1 << bit, ..superblock() };
+        assert!(Superblock::decode(&newer.encode()).is_err_and(|e| e.newer), "bit {bit}");
+    }
 }
 
 #[test]

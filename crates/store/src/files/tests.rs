@@ -156,3 +156,37 @@ fn a_write_that_fails_midway_leaves_nothing() {
     assert!(out.contains("1 passed"), "{out}");
     assert_eq!(names(dir.path()), ["lock"]);
 }
+
+/// Devices that are not there: what counts is what the links say of each other.
+#[test]
+fn where_the_log_of_a_device_is_is_told_from_superblock_and_links() {
+    let superblock = |features| Superblock {
+        disk: sheepdog_types::DiskId([1; 16]),
+        cluster: [2; 16],
+        log_id: 3,
+        log_bytes: LOG_BYTES,
+        log_unit: 512,
+        geometry: Geometry::STANDARD,
+        log_fua: true,
+        features,
+    };
+    let elsewhere = superblock(sheepdog_storelog::LOG_ELSEWHERE);
+    // What was prepared before the superblock said it.
+    let silent = superblock(0);
+    let dir = tempfile::tempdir().unwrap();
+    assert!(log_is_elsewhere(&elsewhere, dir.path()));
+    assert!(!log_is_elsewhere(&silent, dir.path()), "there are no links");
+    let link = |name: &str, to: &str| {
+        remove_if_there(&dir.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(to, dir.path().join(name)).unwrap();
+    };
+    link("data", "/dev/gone");
+    link("log", "/gone/sheep-log");
+    assert!(log_is_elsewhere(&silent, dir.path()), "a mount that is late");
+    link("log", "/dev/gone");
+    assert!(log_is_elsewhere(&elsewhere, dir.path()));
+    assert!(!log_is_elsewhere(&silent, dir.path()), "the device has another name now");
+    remove_if_there(&dir.path().join("log")).unwrap();
+    std::fs::write(dir.path().join("log"), "a log").unwrap();
+    assert!(log_is_elsewhere(&silent, dir.path()), "brought here by somebody");
+}

@@ -33,11 +33,22 @@ pub struct Superblock {
     pub geometry: Geometry,
     /// Durable log writes by one write with FUA semantics rather than by write and flush.
     pub log_fua: bool,
-    /// Features a program must know to open the store; none so far.
+    /// Features a program must know to open the store.
     pub features: u64,
 }
 
+/// Feature of a raw device: its log is in a file elsewhere. Who took it for one on the device would
+/// look for log and units in the wrong places.
+pub const LOG_ELSEWHERE: u64 = 1;
+
 impl Superblock {
+    /// Whether it says that the log is not on this device. Devices prepared before that was noted do
+    /// not say it.
+    #[must_use]
+    pub const fn log_is_elsewhere(&self) -> bool {
+        self.features & LOG_ELSEWHERE != 0
+    }
+
     /// One block.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -67,7 +78,7 @@ impl Superblock {
         let geometry = Geometry::new(r.u16()?, r.u16()?).ok_or(r.bad("impossible geometry"))?;
         let log_fua = r.u8()? != 0;
         let features = r.u64()?;
-        if features != 0 {
+        if features & !LOG_ELSEWHERE != 0 {
             return Err(Malformed::newer(WHAT));
         }
         if !log_unit.is_power_of_two() || !(512..=BLOCK_SIZE as u32).contains(&log_unit) {
