@@ -6,22 +6,24 @@ mod export;
 mod list;
 mod words;
 
-use crate::cluster::Identity;
+use crate::cluster::disks::dir_of_device;
+use crate::cluster::{Identity, KnownDisk};
 use crate::node::table_copy;
 use crate::process::{say, told};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sheepdog_store::device;
-use sheepdog_store::offline::{Found, OfflineStore};
+use sheepdog_store::offline::{self, Found, OfflineStore};
 use sheepdog_types::{DiskId, Error, ErrorKind, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::table::Table;
 use sheepdog_volume::table_copy::TableCopy;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use words::{Verb, Words};
 
-/// Damage was found, or something could not be done.
+/// Damage was found, disks are missing, or something could not be done.
 const EXIT_DAMAGE: u8 = 1;
 /// The store cannot be looked at at all.
 const EXIT_NO_STORE: u8 = 2;
@@ -78,8 +80,10 @@ struct Looked {
     stores: Vec<LookedStore>,
     /// The newest copy of the VDI table, or why there is none.
     table: Result<Table>,
-    /// Disks of the node that were not named, a line each.
+    /// Disks of the node that were not named or cannot be opened, a line each.
     missing: Vec<String>,
+    /// Keep a sheep from starting on stores whose data is elsewhere.
+    _locks: Vec<File>,
 }
 
 struct LookedStore {
@@ -88,77 +92,49 @@ struct LookedStore {
     found: Found,
 }
 
-impl Looked {
-    fn at(dirs: &[PathBuf]) -> Result<Self> {
-        let (mut stores, mut nodes, mut disks) = (Vec::new(), Vec::new(), Vec::new());
-        let mut missing = Vec::new();
-        let mut table: Option<Result<TableCopy>> = None;
-        for dir in dirs {
-            let newer = |copy: &TableCopy| match &table {
-                Some(Ok(other)) => copy.revision > other.revision,
-                _ => true,
-            };
-            match table_copy::read(dir) {
-                Ok(copy) if newer(&copy) => table = Some(Ok(copy)),
-                Ok(_) => {}
-                // A damaged one matters more than one that was never there.
-                Err(error) => match &table {
-                    None => table = Some(Err(error)),
-                    Some(Err(other)) if other.kind() == ErrorKind::NotFound => {
-                        table = Some(Err(error));
-                    }
-                    Some(_) => {}
-                },
-            }
-            // A damaged identity does not keep anybody from looking at the rest.
-            match Identity::read(dir).ok().flatten() {
-                Some(identity) if !identity.disks.is_empty() => {
-                    nodes.push(identity);
-                    continue;
-                }
-                Some(identity) => disks.push((identity.disk, identity.node)),
-                None if dir.is_dir() => {}
-                // A device: its store knows whose it is.
-                None => {
-                    let found = device::superblock(dir).ok().flatten();
-                    disks.extend(found.map(|superblock| (superblock.disk, None)));
-                }
-            }
-            match OfflineStore::open(dir) {
-                Ok((store, found)) => stores.push(LookedStore { dir: dir.clone(), store, found }),
-                // Of several the others are looked at.
-                Err(error) if dirs.len() > 1 && error.kind() != ErrorKind::Locked => {
-                    missing.push(told(&error));
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        for known in nodes.iter().flat_map(|node| &node.disks) {
-            if disks.iter().all(|(disk, _)| *disk != known.id) {
-                missing.push(format!("disk {}, last seen at {}", known.id, known.path.display()));
-            }
-        }
-        let orphan = |(_, node): &(DiskId, Option<DiskId>)| {
-            node.is_some_and(|node| nodes.iter().all(|known| known.disk != node))
+/// A path of the command line, before anything is opened.
+enum Named {
+    /// A store whose data is on its disks.
+    Node(Identity),
+    /// What should hold data.
+    Disk {
+        path: PathBuf,
+        id: Option<DiskId>,
+        /// It is one of the disks of a node, not a store of its own.
+        of_node: bool,
+    },
+}
+
+impl Named {
+    fn at(path: &Path) -> Self {
+        // A damaged identity does not keep anybody from looking at the rest.
+        let (id, of_node) = match Identity::read(path).ok().flatten() {
+            Some(node) if !node.disks.is_empty() => return Self::Node(node),
+            Some(disk) => (Some(disk.disk), disk.node.is_some()),
+            None if path.is_dir() => (None, false),
+            // A device: its store knows whose it is.
+            None => (device::superblock(path).ok().flatten().map(|found| found.disk), true),
         };
-        if disks.iter().any(orphan) {
-            missing.push(
-                "other disks of the node, if it has more: its store was not named".to_owned(),
-            );
+        Self::Disk { path: path.to_owned(), id, of_node }
+    }
+}
+
+impl Looked {
+    fn at(paths: &[PathBuf]) -> Result<Self> {
+        let named: Vec<Named> = paths.iter().map(|path| Named::at(path)).collect();
+        let mut locks = Vec::new();
+        for one in &named {
+            if let Named::Node(node) = one {
+                locks.extend(offline::lock(node.dir())?);
+            }
         }
+        let (stores, unopened) = open(&named)?;
         if stores.is_empty() {
-            let listed: Vec<_> =
-                nodes.iter().flat_map(|n| &n.disks).map(|d| d.path.display().to_string()).collect();
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "the data of this store is on its disks: name them too ({})",
-                    listed.join(", ")
-                ),
-            ));
+            return Err(unopened.into_iter().next().unwrap_or_else(|| no_disk_named(&named)));
         }
-        let table = table.unwrap_or_else(|| Err(ErrorKind::NotFound.into()));
-        Ok(Self { stores, table: table.and_then(|copy| copy.table()), missing })
+        let mut missing: Vec<String> = unopened.iter().map(told).collect();
+        missing.extend(not_named(&named));
+        Ok(Self { stores, table: newest_table(paths), missing, _locks: locks })
     }
 
     /// Damage that is known without looking at any block, a line each.
@@ -205,6 +181,83 @@ impl Looked {
             Error::new(error.kind(), format!("{what}: {}", told(error)))
         })
     }
+}
+
+/// The stores on the disks that were named. Of several the others are looked at when one cannot be
+/// opened.
+fn open(named: &[Named]) -> Result<(Vec<LookedStore>, Vec<Error>)> {
+    let links = |id: DiskId| {
+        named.iter().find_map(|one| match one {
+            Named::Node(node) if node.disks.iter().any(|known| known.id == id) => {
+                Some(dir_of_device(node.dir(), id)).filter(|dir| dir.is_dir())
+            }
+            _ => None,
+        })
+    };
+    let (mut stores, mut unopened) = (Vec::new(), Vec::new());
+    for one in named {
+        let Named::Disk { path, id, .. } = one else { continue };
+        match OfflineStore::open(path, id.and_then(links).as_deref()) {
+            Ok((store, found)) => {
+                stores.push(LookedStore { dir: path.clone(), store, found });
+            }
+            Err(error) if named.len() > 1 && error.kind() != ErrorKind::Locked => {
+                unopened.push(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((stores, unopened))
+}
+
+/// The disks that the named stores remember.
+fn known(named: &[Named]) -> impl Iterator<Item = &KnownDisk> {
+    named.iter().flat_map(|one| match one {
+        Named::Node(node) => node.disks.as_slice(),
+        Named::Disk { .. } => &[],
+    })
+}
+
+/// The disks that belong to those that were named, a line each.
+fn not_named(named: &[Named]) -> Vec<String> {
+    let is_here = |disk: &KnownDisk| {
+        named.iter().any(|one| matches!(one, Named::Disk { id: Some(id), .. } if *id == disk.id))
+    };
+    let mut lines: Vec<String> = known(named)
+        .filter(|disk| !is_here(disk))
+        .map(|disk| format!("disk {}, last seen at {}", disk.id, disk.path.display()))
+        .collect();
+    let is_orphan = |one: &Named| match one {
+        Named::Disk { id, of_node: true, .. } => known(named).all(|disk| Some(disk.id) != *id),
+        Named::Disk { of_node: false, .. } | Named::Node(..) => false,
+    };
+    if named.iter().any(is_orphan) {
+        lines.push("other disks of the node, if it has more: its store was not named".to_owned());
+    }
+    lines
+}
+
+fn no_disk_named(named: &[Named]) -> Error {
+    let listed: Vec<_> = known(named).map(|disk| disk.path.display().to_string()).collect();
+    Error::new(
+        ErrorKind::Invalid,
+        format!("the data of this store is on its disks: name them too ({})", listed.join(", ")),
+    )
+}
+
+/// The newest copy of the VDI table.
+fn newest_table(paths: &[PathBuf]) -> Result<Table> {
+    let mut newest: Result<TableCopy> = Err(ErrorKind::NotFound.into());
+    for path in paths {
+        newest = match (newest, table_copy::read(path)) {
+            (Ok(one), Ok(other)) if other.revision <= one.revision => Ok(one),
+            (_, Ok(copy)) | (Ok(copy), Err(_)) => Ok(copy),
+            // A damaged one matters more than one that was never there.
+            (Err(one), Err(other)) if one.kind() == ErrorKind::NotFound => Err(other),
+            (Err(one), Err(_)) => Err(one),
+        };
+    }
+    newest.and_then(|copy| copy.table())
 }
 
 /// Prints on standard output; whoever closed it wants no more.

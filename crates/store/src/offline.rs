@@ -3,6 +3,7 @@
 
 use crate::areas::LogInside;
 use crate::device;
+use crate::files::{DATA, LOG, log_is_elsewhere, log_is_gone};
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Store,
@@ -37,34 +38,24 @@ struct Files {
 }
 
 impl OfflineStore {
-    /// Opens the store in a directory, on a device, or in a copy of a device.
+    /// Opens the store in a directory, on a device, or in a copy of a device. `links` is where the
+    /// device's node has its links to data and log, if that is known.
     ///
     /// # Errors
-    /// [`ErrorKind::Locked`] while a sheep uses it, [`ErrorKind::Invalid`] when there is none,
-    /// [`ErrorKind::Io`] when not even its superblock can be read,
-    /// [`ErrorKind::VersionMismatch`].
-    pub fn open(dir: &Path) -> Result<(Self, Found)> {
-        let lock = lock(dir)?;
-        let open = |path: &Path| {
-            File::open(path).map_err(|e| {
-                let kind = match e.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::Invalid,
-                    _ => ErrorKind::Io,
-                };
-                Error::with_source(kind, format!("cannot open {}", path.display()), e)
-            })
-        };
-        let (data, log) = (dir.join("data"), dir.join("log"));
-        let device = if dir.is_dir() { data.as_path() } else { dir };
-        let files = if device == dir || device::is_device(&log) {
-            let superblock = device::own_superblock(device)?;
-            let inside = LogInside {
-                unit_bytes: superblock.geometry.chunk_bytes(),
-                log_bytes: superblock.log_bytes,
-            };
-            Files { data: open(device)?, log: open(device)?, inside: Some(inside) }
+    /// [`ErrorKind::Locked`] while a sheep uses it, [`ErrorKind::Invalid`] when there is none, or
+    /// its log is elsewhere and nobody knows where, [`ErrorKind::Io`] when not even its superblock
+    /// can be read, [`ErrorKind::VersionMismatch`].
+    pub fn open(path: &Path, links: Option<&Path>) -> Result<(Self, Found)> {
+        let lock = lock(path)?;
+        let files = if path.is_dir() {
+            let data = path.join(DATA);
+            if device::is_device(&data) {
+                Files::of_device(&data, Some(path))?
+            } else {
+                Files { data: open(&data)?, log: open(&path.join(LOG))?, inside: None }
+            }
         } else {
-            Files { data: open(&data)?, log: open(&log)?, inside: None }
+            Files::of_device(path, links)?
         };
         let limits = Limits { logged_bytes: 0, ..Limits::STANDARD };
         let mut effects = Vec::new();
@@ -112,9 +103,12 @@ impl OfflineStore {
     }
 }
 
-/// A sheep has its store's lock for itself. A directory without a lock, or whose file system
-/// knows none, is nobody's.
-fn lock(dir: &Path) -> Result<Option<File>> {
+/// Keeps a sheep from starting in a directory. A sheep has its store's lock for itself. A directory
+/// without a lock, or whose file system knows none, is nobody's.
+///
+/// # Errors
+/// [`ErrorKind::Locked`] while a sheep uses it.
+pub fn lock(dir: &Path) -> Result<Option<File>> {
     let Ok(lock) = File::open(dir.join("lock")) else {
         return Ok(None);
     };
@@ -135,7 +129,53 @@ fn next_op(effects: &mut Vec<Effect>) -> Option<(OpId, DiskOp)> {
     })
 }
 
+/// A device is opened for this process alone.
+fn open(path: &Path) -> Result<File> {
+    if device::is_device(path) {
+        return device::open(path, false);
+    }
+    File::open(path).map_err(|e| {
+        let kind = match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::Invalid,
+            _ => ErrorKind::Io,
+        };
+        Error::with_source(kind, format!("cannot open {}", path.display()), e)
+    })
+}
+
 impl Files {
+    /// Those of a device or of a copy of one.
+    fn of_device(path: &Path, links: Option<&Path>) -> Result<Self> {
+        let data = open(path)?;
+        let superblock = device::own_superblock(path)?;
+        let elsewhere = links.map(|links| (log_is_elsewhere(&superblock, links), links.join(LOG)));
+        match elsewhere {
+            Some((true, log)) => match std::fs::read_link(&log) {
+                Ok(to) if !log.exists() => Err(log_is_gone(path, &to)),
+                _ => Ok(Self { data, log: open(&log)?, inside: None }),
+            },
+            None if superblock.log_is_elsewhere() => Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "the log of {0} is not on it: name its store too (STORE,{0}), or a directory \
+                     with links 'data' to it and 'log' to the log",
+                    path.display()
+                ),
+            )),
+            Some((false, _)) | None => {
+                let inside = LogInside {
+                    unit_bytes: superblock.geometry.chunk_bytes(),
+                    log_bytes: superblock.log_bytes,
+                };
+                let log = data.try_clone().map_err(|e| {
+                    let what = format!("cannot open {}", path.display());
+                    Error::with_source(ErrorKind::Io, what, e)
+                })?;
+                Ok(Self { data, log, inside: Some(inside) })
+            }
+        }
+    }
+
     fn perform(&self, op: OpId, what: &DiskOp) -> Completion {
         let placed = self.inside.map(|inside| inside.placed(what.clone()));
         let result = match placed.as_ref().unwrap_or(what) {

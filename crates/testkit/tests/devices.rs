@@ -4,11 +4,11 @@ use sheepdog_testkit::Server;
 use sheepdog_testkit::bins::bin;
 use sheepdog_testkit::loopfs::LoopDevice;
 use sheepdog_testkit::nbd::Client;
-use sheepdog_testkit::process::{run, wait_until};
+use sheepdog_testkit::process::{Ended, run, wait_until};
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -22,6 +22,10 @@ fn sheep_on(home: &Path, devices: &[&LoopDevice]) -> Sheep {
 
 fn name(sheep: &mut Sheep, devices: &[&LoopDevice]) {
     sheep.set_disks(&devices.iter().map(|device| device.path()).collect::<Vec<_>>());
+}
+
+fn offline(words: &[&str]) -> Ended {
+    run(Command::new(bin("sheep")).arg("store").args(words), b"")
 }
 
 fn info(sheep: &Sheep) -> (u64, u64) {
@@ -175,4 +179,108 @@ fn a_device_with_something_on_it_is_not_taken() {
     name(&mut sheep, &[&a]);
     sheep.start();
     sheep.stop();
+}
+
+/// `O_EXCL`, as who makes a file system or mounts one opens it.
+fn is_taken(device: &Path) -> bool {
+    const EXCLUSIVE: i32 = 0o200;
+    let opened = File::options().read(true).custom_flags(EXCLUSIVE).open(device);
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ResourceBusy)
+}
+
+/// The log may be on a mount that is late: a start without it is refused and changes nothing, and
+/// whoever looks at the device is told where the log is.
+#[test]
+fn a_device_with_its_log_elsewhere_is_not_opened_without_it() {
+    let Some(mut device) = LoopDevice::new(256 * MIB) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let logs = home.path().join("logs");
+    fs::create_dir(&logs).expect("directory");
+    let place = format!("size=64M,dir={}", logs.display());
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", &place]);
+    name(&mut sheep, &[&device]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "16M"]).ok();
+    let mut content = vec![0; 16 << 20];
+    Rng::new(9).fill(&mut content);
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &content).ok();
+    // In the log only: nobody could tell from an index that it is gone.
+    let _ = sheep.dog().feed(&["vdi", "write", "disk", "4096", "4096"], &[3; 4096]).ok();
+    content[4096..8192].fill(3);
+    assert!(is_taken(device.path()), "nobody else may use it");
+    let store = sheep.store().to_str().expect("UTF-8").to_owned();
+    let path = |device: &LoopDevice| device.path().to_str().expect("UTF-8").to_owned();
+    for dirs in [path(&device), format!("{store},{}", path(&device)), store.clone()] {
+        let busy = offline(&["check", &dirs]);
+        assert_eq!((busy.code, busy.stderr.lines().count()), (2, 1), "{dirs}: {}", busy.stderr);
+        let line = &busy.stderr;
+        assert!(
+            line.contains("is in use: by a sheep") || line.contains("a sheep is using"),
+            "{line}"
+        );
+    }
+    sheep.kill();
+    wait_until("the kernel let go of it", || !is_taken(device.path()));
+
+    let dirs = fs::read_dir(sheep.store().join("disks")).expect("the directory of devices");
+    let links: Vec<_> = dirs.map(|entry| entry.expect("entry").path()).collect();
+    let [links] = links.as_slice() else { panic!("one device: {links:?}") };
+    let log = fs::read_link(links.join("log")).expect("a link");
+    let away = home.path().join("away");
+    fs::rename(&logs, &away).expect("rename");
+    for round in 0..2 {
+        let (status, said) = sheep.try_start().expect_err("without its log");
+        assert_eq!(status.code(), Some(1), "{said}");
+        let line = format!("{}, which is not there: bring it back", log.display());
+        assert!(said.contains(&line), "{said}");
+        assert_eq!(fs::read_link(links.join("log")).expect("a link"), log, "round {round}");
+        let looked = offline(&["check", &format!("{store},{}", path(&device))]);
+        assert_eq!((looked.code, looked.stderr.lines().count()), (2, 1), "{}", looked.text());
+        assert!(looked.stderr.contains(&line), "{}", looked.stderr);
+        // Under another name it is the same.
+        device.rename();
+        name(&mut sheep, &[&device]);
+    }
+    fs::rename(&away, &logs).expect("rename");
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout == content);
+    sheep.stop();
+
+    let alone = offline(&["check", &path(&device)]);
+    assert_eq!((alone.code, alone.stderr.lines().count()), (2, 1), "{}", alone.text());
+    assert!(alone.stderr.contains("is not on it: name its store too"), "{}", alone.stderr);
+    let checked = offline(&["check", &format!("{store},{}", path(&device))]);
+    assert_eq!(checked.code, 0, "{}{}", checked.text(), checked.stderr);
+    let image = home.path().join("image");
+    let words = ["export", &format!("{store},{}", device.image().display()), "disk"];
+    let saved = offline(&[&words[..], &[image.to_str().expect("UTF-8")]].concat()).ok();
+    assert_eq!(saved.stderr, "");
+    assert!(fs::read(&image).expect("the image") == content);
+}
+
+/// A device says which blocks are damaged; whether there are other disks only its store knows.
+#[test]
+fn a_device_alone_can_be_checked() {
+    let Some(device) = LoopDevice::new(256 * MIB) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&device]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "4M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[3; 4 << 20]).ok();
+    let path = device.path().to_str().expect("UTF-8");
+    let busy = offline(&["check", path]);
+    assert_eq!((busy.code, busy.stderr.lines().count()), (2, 1), "{}", busy.stderr);
+    assert!(busy.stderr.contains("is in use: by a sheep"), "{}", busy.stderr);
+    sheep.stop();
+    for path in [path, device.image().to_str().expect("UTF-8")] {
+        let checked = offline(&["check", path]);
+        let text = checked.text();
+        assert!(text.starts_with("missing: other disks of the node, if it has more"), "{text}");
+        assert!(!text.contains("damage") && text.contains("1024 blocks of 1 fragments"), "{text}");
+        assert_eq!(checked.code, 1);
+    }
+    let all = format!("{},{path}", sheep.store().display());
+    assert_eq!(offline(&["check", &all]).code, 0);
 }

@@ -256,10 +256,15 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
             table.windows(4).any(|found| found == b"disk")
         })
     });
-    node.sheep.kill();
     let offline = |words: &[&str]| run(Command::new(bin("sheep")).arg("store").args(words), b"");
     let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
     let (store, a, b) = (path(node.sheep.store()), path(&node.disks[0]), path(&node.disks[1]));
+    for names in [&store, &a, &format!("{store},{a}"), &format!("{a},{b}")] {
+        let busy = offline(&["check", names]);
+        assert_eq!((busy.code, busy.stderr.lines().count()), (2, 1), "{names}: {}", busy.stderr);
+        assert!(busy.stderr.contains("a sheep is using"), "{names}: {}", busy.stderr);
+    }
+    node.sheep.kill();
     let image = path(&node.home.path().join("image"));
     let all = format!("{store},{a},{b}");
     let whole: Vec<u8> = (0..FRAGMENTS).flat_map(content).collect();
@@ -286,7 +291,23 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
             bytes == content(*at)
         });
         assert!((1..FRAGMENTS).contains(&there.count()));
+        // Nobody is to believe that this is all.
+        let checked = offline(&["check", &names]);
+        let text = checked.text();
+        assert!(text.starts_with("missing: ") && text.contains(says), "{text}");
+        assert!(text.ends_with("nothing is wrong with these, others are missing\n"), "{text}");
+        let json = offline(&["check", &names, "--json"]);
+        let shown: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+        assert!(shown["good"] == false && shown["missing"][0].is_string(), "{shown}");
+        let listed = offline(&["list", &names]);
+        assert!(listed.text().contains("missing: "), "{}", listed.text());
+        assert_eq!((checked.code, json.code, listed.code), (1, 1, 1));
     }
+    // One that is named and cannot be opened is missing too.
+    let gone = path(&node.home.path().join("gone"));
+    let checked = offline(&["check", &format!("{store},{a},{gone}")]);
+    assert_eq!(checked.code, 1);
+    assert!(checked.text().contains(&format!("missing: cannot open {gone}")), "{}", checked.text());
     let none = offline(&["list", &store]);
     assert_eq!(none.code, 2);
     assert!(none.stderr.contains(&format!("name them too ({a}, {b})")), "{}", none.stderr);

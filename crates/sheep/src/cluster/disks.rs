@@ -82,13 +82,15 @@ fn look(store: &StoreLock, path: &Path) -> Result<Option<Identity>> {
         return Identity::read(path);
     }
     match device::superblock(path)? {
-        Some(superblock) => Identity::read(&dir_of_device(store, superblock.disk)),
+        Some(superblock) => Identity::read(&dir_of_device(store.dir(), superblock.disk)),
         None => Ok(None),
     }
 }
 
-fn dir_of_device(store: &StoreLock, id: DiskId) -> PathBuf {
-    store.dir().join(DEVICES).join(id.to_string())
+/// Where the small files of a device are.
+#[must_use]
+pub fn dir_of_device(store: &Path, id: DiskId) -> PathBuf {
+    store.join(DEVICES).join(id.to_string())
 }
 
 /// All of `said` become the disks of a node without data.
@@ -156,7 +158,7 @@ fn adopt_device(
         None => {
             device::refuse_unless_blank(path)?;
             let id = Identity::new_disk();
-            let dir = dir_of_device(store, id);
+            let dir = dir_of_device(store.dir(), id);
             std::fs::create_dir_all(&dir).map_err(|e| {
                 Error::with_source(ErrorKind::Io, format!("cannot create {}", dir.display()), e)
             })?;

@@ -108,7 +108,8 @@ pub fn read(dir: &Path) -> Result<TableCopy> {
     let path = dir.join(FILE);
     let bytes = std::fs::read(&path).map_err(|e| {
         let kind = match e.kind() {
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            // A device or a copy of one holds none.
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
         Error::with_source(kind, format!("cannot read {}", path.display()), e)

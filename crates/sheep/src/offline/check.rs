@@ -15,7 +15,7 @@ struct Bad {
     why: String,
 }
 
-/// Reads everything; whether all is well.
+/// Reads everything; whether all is well and all is here.
 pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
     let mut lines = looked.damage();
     let (mut bad, mut fragments, mut blocks_read) = (Vec::new(), 0, 0);
@@ -43,7 +43,7 @@ pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
     }
     bar.finish_and_clear();
     report(looked, &lines, &bad, fragments, blocks_read, json);
-    Ok(lines.is_empty() && bad.is_empty())
+    Ok(lines.is_empty() && bad.is_empty() && looked.missing.is_empty())
 }
 
 /// The vids that own anything in a fragment.
@@ -110,7 +110,8 @@ fn report(
             + u64::from(bad.first) * BLOCK_SIZE as u64;
         (from, u64::from(bad.blocks) * BLOCK_SIZE as u64)
     };
-    let good = lines.is_empty() && bad.is_empty();
+    let undamaged = lines.is_empty() && bad.is_empty();
+    let good = undamaged && looked.missing.is_empty();
     let torn_tail = looked.stores.iter().any(|one| one.found.report.torn_tail);
     if as_json {
         let bad: Vec<_> = bad
@@ -129,11 +130,14 @@ fn report(
         let all = json!({
             "stores": stores, "good": good, "fragments": fragments,
             "blocks": blocks, "torn_tail": torn_tail,
-            "damage": lines, "bad_blocks": bad,
+            "missing": looked.missing, "damage": lines, "bad_blocks": bad,
         });
         return print(&format!("{all:#}\n"));
     }
     let mut text = String::new();
+    for line in &looked.missing {
+        let _ = writeln!(text, "missing: {line}");
+    }
     for line in lines {
         let _ = writeln!(text, "damage: {line}");
     }
@@ -145,7 +149,11 @@ fn report(
     if torn_tail {
         let _ = writeln!(text, "note: the log ends with a write that was never acknowledged");
     }
-    let verdict = if good { "nothing is wrong" } else { "damaged" };
+    let verdict = match (undamaged, good) {
+        (true, true) => "nothing is wrong",
+        (true, false) => "nothing is wrong with these, others are missing",
+        (false, _) => "damaged",
+    };
     let _ = writeln!(text, "{blocks} blocks of {fragments} fragments read: {verdict}");
     print(&text);
 }

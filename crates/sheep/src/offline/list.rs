@@ -5,7 +5,7 @@ use sheepdog_types::{BLOCK_SIZE, Result};
 use sheepdog_volume::record::{State, VdiRecord};
 use std::fmt::Write;
 
-/// Prints the VDIs; whether all is well.
+/// Prints the VDIs; whether all is well and all is here.
 pub fn run(looked: &Looked, json: bool) -> Result<bool> {
     let table = looked.table()?;
     let mut text = String::new();
@@ -52,7 +52,7 @@ pub fn run(looked: &Looked, json: bool) -> Result<bool> {
         }
     }
     print(&text);
-    Ok(looked.damage().is_empty())
+    Ok(looked.damage().is_empty() && looked.missing.is_empty())
 }
 
 const fn state(record: &VdiRecord) -> &'static str {

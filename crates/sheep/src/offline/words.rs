@@ -11,15 +11,17 @@ Usage: sheep store list DIR[,DIR...] [--json]
 Looks at the store in DIR while no sheep uses it, and never writes to it. For a
 node with several disks name the store and its disks with commas, as for sheep
 itself, or those disks that are left. A disk is a directory, a block device, or
-a copy of one; a device does not tell the names of its VDIs, the store does.
+a copy of one; a device does not tell the names of its VDIs nor where its log is
+if that is not on it, the store does: name it too.
   list      its VDIs, and what of them lies here
   check     reads every block and says what is wrong, where, and whose it is
   export    saves what lies here of a VDI or snapshot as a raw image
 Options:
   --force   replace FILE
   --json    print the result as JSON
-Exit status: 0 if nothing wrong was found, 1 for damage and what could not be done,
-2 if there is no store to look at, 64 for bad usage.
+Exit status: 0 if all is there and nothing wrong was found, 1 for damage, missing
+disks and what could not be done, 2 if there is no store to look at or a sheep
+uses it, 64 for bad usage.
 ";
 
 pub enum Verb {
