@@ -142,6 +142,9 @@ pub trait DataPlane: Send + Sync {
     /// The disks, lost ones too.
     fn disks(&self) -> BoxFuture<'_, Result<Vec<DiskState>>>;
 
+    /// Whether there is a disk that is not lost.
+    fn has_disk(&self) -> BoxFuture<'_, Result<bool>>;
+
     /// Closes all NBD connections of this VDI and refuses new ones until the directory says
     /// otherwise. When it returns, none of their requests is under way any more.
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()>;

@@ -20,29 +20,34 @@ pub async fn run(node: Arc<Node>) {
 async fn watch(node: &Node) {
     loop {
         tokio::time::sleep(BETWEEN).await;
-        if let Err(error) = look(node).await {
+        if let Err(error) = tell(node).await {
             tracing::warn!("the weight of this node: {}; trying again", error.full());
         }
     }
 }
 
-/// Looks once, and tells the cluster what is news.
+/// Looks, and tells the cluster what is news.
+async fn tell(node: &Node) -> Result<()> {
+    if !look(node).await? {
+        return Ok(());
+    }
+    let noted = note_epoch(node.tables.registry().as_ref(), &node.me).await;
+    if noted.is_err() {
+        // Not told yet.
+        node.me.set_has_disk(node.me.vnodes() == 0);
+    }
+    noted
+}
+
+/// Looks whether a disk is left; whether the answer is news.
 ///
 /// # Errors
-/// Those of the worker and of the registry.
-pub async fn look(node: &Node) -> Result<()> {
-    let disks = node.data()?.disks().await?;
-    let has_disk = disks.iter().any(|disk| disk.lost.is_none());
-    if node.me.set_has_disk(has_disk) {
-        if !has_disk {
-            tracing::error!("no disk is left: this node is a gateway now");
-        }
-        let noted = note_epoch(node.tables.registry().as_ref(), &node.me).await;
-        if noted.is_err() {
-            // Not told yet.
-            node.me.set_has_disk(!has_disk);
-        }
-        noted?;
+/// Those of the worker.
+pub async fn look(node: &Node) -> Result<bool> {
+    let has_disk = node.data()?.has_disk().await?;
+    let is_news = node.me.set_has_disk(has_disk);
+    if is_news && !has_disk {
+        tracing::error!("no disk is left: this node is a gateway now");
     }
-    Ok(())
+    Ok(is_news)
 }

@@ -120,6 +120,7 @@ pub async fn start(
     let data = spawn_worker(config, Arc::clone(&node) as _)?;
     node.set_data(data);
     disk_watch::look(&node).await?;
+    // The address may be news too.
     cluster::note_epoch(&registry, &node.me).await?;
     Ok(Started {
         node,

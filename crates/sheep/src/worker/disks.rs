@@ -99,6 +99,11 @@ impl Disks {
         self.slots.get(*self.order.get(self.shards.place(fragment))?)
     }
 
+    /// Whether one is not lost.
+    pub fn is_any_left(&self) -> bool {
+        self.open().any(|(_, disk)| !disk.is_failed())
+    }
+
     /// The disk of a fragment.
     ///
     /// # Errors

@@ -119,6 +119,11 @@ impl DataPlane for Remote {
         Box::pin(async move { self.ask(work).await })
     }
 
+    fn has_disk(&self) -> BoxFuture<'_, Result<bool>> {
+        let work = |w: Rc<Worker>| async move { w.gateway.disks().is_any_left() };
+        Box::pin(async move { self.ask(work).await })
+    }
+
     fn disconnect(&self, vid: Vid) -> BoxFuture<'_, ()> {
         let work = move |w: Rc<Worker>| async move { w.nbd.close(vid.get()).await };
         Box::pin(async move {

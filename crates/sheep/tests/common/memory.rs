@@ -190,6 +190,10 @@ impl DataPlane for MemoryPlane {
         })
     }
 
+    fn has_disk(&self) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async { Ok(true) })
+    }
+
     fn settle(&self, _vid: Vid) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
