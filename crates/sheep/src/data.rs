@@ -188,8 +188,8 @@ pub struct WorkerDisk {
     pub path: PathBuf,
     /// Its uuid, as in the superblock unless [`WorkerConfig::fresh`].
     pub id: DiskId,
-    /// Its opened files, or why it is lost.
-    pub files: Result<StoreFiles, String>,
+    /// Its opened files, or why it is lost: `NotFound` if it is not there.
+    pub files: Result<StoreFiles>,
 }
 
 /// Everything the data worker is given.

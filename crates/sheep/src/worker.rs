@@ -10,6 +10,7 @@ mod remote;
 mod scrub;
 
 use crate::data::{DataPlane, DiskState, VdiDirectory, WorkerConfig, WorkerDisk};
+use crate::process::told;
 use disks::{Disks, Slot};
 use exports::DirectoryExports;
 use gateway::Gateway;
@@ -82,10 +83,9 @@ fn work(
         .enable_all()
         .build()
         .map_err(failed("start the data worker"))?;
-    let alone = config.disks.len() == 1;
-    let mut slots = Vec::with_capacity(config.disks.len());
+    let (mut slots, mut unopened) = (Vec::with_capacity(config.disks.len()), None);
     for WorkerDisk { path, id, files } in config.disks {
-        let opened = files.map(|files| {
+        let opened = files.and_then(|files| {
             open(DiskConfig {
                 dir: path.clone(),
                 files,
@@ -98,20 +98,35 @@ fn work(
             })
         });
         let disk = match opened {
-            Ok(Ok(disk)) => Ok(disk),
-            // Where nothing else is served, or nothing is lost yet, somebody should look first.
-            Ok(Err(error))
-                if alone || config.fresh || error.kind() == ErrorKind::VersionMismatch =>
+            Ok(disk) => Ok(disk),
+            // Nothing is lost yet, or a start without it is not for us to decide.
+            Err(error)
+                if config.fresh
+                    || matches!(error.kind(), ErrorKind::Locked | ErrorKind::VersionMismatch) =>
             {
                 return Err(error);
             }
-            Ok(Err(error)) => Err(error.full()),
-            Err(why) => Err(why),
+            Err(error) => {
+                let why = told(&error);
+                if error.kind() != ErrorKind::NotFound {
+                    unopened.get_or_insert(error);
+                }
+                Err(why)
+            }
         };
-        if let Err(why) = &disk {
+        slots.push(Slot { id, path, disk });
+    }
+    // Where nothing else is served, somebody should look at a disk first that is there and cannot be
+    // opened.
+    if let Some(error) = unopened
+        && slots.iter().all(|slot| slot.disk.is_err())
+    {
+        return Err(error);
+    }
+    for Slot { path, disk, .. } in &slots {
+        if let Err(why) = disk {
             tracing::error!("the disk {} is lost: {why}", path.display());
         }
-        slots.push(Slot { id, path, disk });
     }
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {

@@ -284,3 +284,43 @@ fn a_device_alone_can_be_checked() {
     let all = format!("{},{path}", sheep.store().display());
     assert_eq!(offline(&["check", &all]).code, 0);
 }
+
+#[test]
+fn a_device_without_its_superblock_is_lost_unless_there_is_no_other() {
+    let (Some(a), Some(b)) = (LoopDevice::new(256 * MIB), LoopDevice::new(256 * MIB)) else {
+        return;
+    };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&a, &b]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "32M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[3; 32 << 20]).ok();
+    sheep.stop();
+    let raw = |device: &LoopDevice| {
+        File::options().read(true).write(true).open(device.path()).expect("open")
+    };
+    let swap = |device: &LoopDevice, bytes: &[u8]| {
+        let (raw, mut before) = (raw(device), vec![0; 4096]);
+        raw.read_exact_at(&mut before, 0).expect("read");
+        raw.write_all_at(bytes, 0).expect("write");
+        raw.sync_all().expect("sync");
+        before
+    };
+    let of_b = swap(&b, &[0; 4096]);
+    sheep.start();
+    let shown = sheep.dog().run(&["node", "md", "info"]).ok().text();
+    let line = format!("lost: {0}: {0} has no superblock", b.path().display());
+    assert!(shown.contains(&line), "{shown}");
+    sheep.stop();
+    let of_a = swap(&a, &[0; 4096]);
+    let (status, said) = sheep.try_start().expect_err("no disk is left");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("{} has no superblock", a.path().display())), "{said}");
+    swap(&a, &of_a);
+    swap(&b, &of_b);
+    sheep.start();
+    let read = sheep.dog().run(&["vdi", "read", "disk"]).ok();
+    assert!(read.stdout == [3; 32 << 20]);
+    sheep.stop();
+}

@@ -21,9 +21,13 @@ struct Node {
 
 /// A formatted node on so many disks of its own.
 fn node(count: usize) -> Node {
-    let home = tempfile::tempdir().expect("directory");
+    node_in(tempfile::tempdir().expect("directory"), count, "size=64M")
+}
+
+/// The same with its logs as told.
+fn node_in(home: tempfile::TempDir, count: usize, logs: &str) -> Node {
     let disks: Vec<PathBuf> = (0..count).map(|at| home.path().join(format!("disk{at}"))).collect();
-    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", "size=64M"]);
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", logs]);
     let mut node = Node {
         disks,
         home,
@@ -85,7 +89,10 @@ fn content(at: usize) -> Vec<u8> {
 }
 
 fn filled(count: usize) -> Node {
-    let node = node(count);
+    fill(node(count))
+}
+
+fn fill(node: Node) -> Node {
     let _ = node.sheep.dog().run(&["vdi", "create", "disk", "96M"]).ok();
     let mut client = node.client();
     for at in 0..FRAGMENTS {
@@ -240,9 +247,86 @@ fn a_damaged_disk_is_lost_and_the_others_serve() {
     let info = node.md_info();
     assert!(info[1]["lost"].is_string(), "{info:#}");
     node.sheep.stop();
+    // With the other one not there somebody should look first.
+    let away = hide(&node.disks[0]);
+    let said = node.refused();
+    assert!(said.contains("superblock"), "{said}");
+    fs::rename(away, &node.disks[0]).expect("rename");
     data.write_all_at(&good, 0).expect("mend it");
     node.sheep.start();
     assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+}
+
+/// What is wrong with one disk is no reason to refuse the others, unless somebody else uses it.
+#[test]
+fn a_disk_that_cannot_be_opened_is_lost_unless_there_is_no_other() {
+    let home = tempfile::tempdir().expect("directory");
+    let logs = home.path().join("logs");
+    fs::create_dir(&logs).expect("directory");
+    let mut node = fill(node_in(home, 2, &format!("size=64M,dir={}", logs.display())));
+    node.sheep.stop();
+    let disks = node.disks.clone();
+    let log_of = |disk: &Path| fs::read_link(disk.join("log")).expect("a link");
+    let lock_in_the_way = |disk: &Path| {
+        fs::remove_file(disk.join("lock")).expect("remove");
+        fs::create_dir(disk.join("lock")).expect("directory");
+    };
+    let lock_out_of_the_way = |disk: &Path| fs::remove_dir(disk.join("lock")).expect("remove");
+    let hide_log = |disk: &Path| {
+        hide(&log_of(disk));
+    };
+    let show_log = |disk: &Path| {
+        let log = log_of(disk);
+        fs::rename(log.with_extension("away"), log).expect("rename");
+    };
+    let move_log = |disk: &Path| {
+        let (log, link) = (log_of(disk), disk.join("log"));
+        let moved = disk.join(log.file_name().expect("a name"));
+        fs::rename(&log, &moved).expect("rename");
+        fs::remove_file(&link).expect("remove");
+        std::os::unix::fs::symlink(moved, link).expect("link");
+    };
+    let move_log_back = |disk: &Path| {
+        let (log, link) = (log_of(disk), disk.join("log"));
+        let moved = logs.join(log.file_name().expect("a name"));
+        fs::rename(&log, &moved).expect("rename");
+        fs::remove_file(&link).expect("remove");
+        std::os::unix::fs::symlink(moved, link).expect("link");
+    };
+    type Change<'a> = &'a dyn Fn(&Path);
+    let faults: [(&str, Change<'_>, Change<'_>); 3] = [
+        ("which is not there: bring it back", &hide_log, &show_log),
+        ("cannot write to", &lock_in_the_way, &lock_out_of_the_way),
+        ("not in", &move_log, &move_log_back),
+    ];
+    for (says, harm, mend) in faults {
+        harm(&disks[1]);
+        node.sheep.start();
+        let left = node.readable().len();
+        assert!((1..FRAGMENTS).contains(&left), "{says}: {left}");
+        let info = node.md_info();
+        let why = info[1]["lost"].as_str().unwrap_or_default();
+        assert!(why.contains(says) && info[0]["lost"].is_null(), "{says}: {info:#}");
+        let log = fs::read_to_string(node.sheep.store().join("sheep.log")).expect("the log");
+        let line = format!("the disk {} is lost: {why}", disks[1].display());
+        assert!(log.contains(&line), "{says}: {log}");
+        node.sheep.stop();
+        harm(&disks[0]);
+        let said = node.refused();
+        assert!(said.contains(says), "{said}");
+        disks.iter().for_each(|disk| mend(disk));
+        node.sheep.start();
+        assert_eq!(node.readable().len(), FRAGMENTS, "{says}");
+        node.sheep.stop();
+    }
+    let held = fs::File::open(disks[1].join("lock")).expect("open");
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+    let said = node.refused();
+    let line = format!("another sheep daemon is using {}", disks[1].display());
+    assert!(said.contains(&line), "{said}");
+    drop(held);
+    node.sheep.start();
     node.sheep.stop();
 }
 

@@ -20,8 +20,8 @@ pub struct NodeDisk {
     pub id: DiskId,
     /// Its directory or device, as PATH has it.
     pub path: PathBuf,
-    /// What is known of it, or why it is lost.
-    pub found: Result<Found, String>,
+    /// What is known of it, or why it is lost: [`ErrorKind::NotFound`] if it is not there.
+    pub found: Result<Found>,
 }
 
 /// A disk that is there.
@@ -196,23 +196,13 @@ fn remembered(
                     list(&node.disks)
                 )));
             }
-            let found = Err("it is not in PATH, and not where it was".to_owned());
+            let found = Err(not_there("it is not in PATH, and not where it was"));
             disks.push(NodeDisk { id, path: path.clone(), found });
             continue;
         };
         let (said, identity) = rest.swap_remove(at);
         let found = match identity {
-            Ok(Some(identity)) if identity.disk == id => {
-                let lock = take(identity.dir())?;
-                if device::is_device(said) {
-                    lock.follow_device(said)?;
-                }
-                if lock.is_prepared()? {
-                    Ok(Found { lock: Some(lock), identity: Some(identity) })
-                } else {
-                    Err("its data is not there".to_owned())
-                }
-            }
+            Ok(Some(identity)) if identity.disk == id => take_known(said, identity, &take),
             Ok(Some(identity)) => {
                 return Err(invalid(format!(
                     "{} holds disk {}, not disk {id}, which was there",
@@ -220,9 +210,24 @@ fn remembered(
                     identity.disk
                 )));
             }
-            Ok(None) => Err("there is no disk; is it mounted?".to_owned()),
-            Err(error) if error.kind() == ErrorKind::VersionMismatch => return Err(error),
-            Err(error) => Err(error.full()),
+            Ok(None) if device::is_device(said) => Err(Error::new(
+                ErrorKind::Io,
+                format!(
+                    "{} has no superblock of a disk of this store: it is damaged, or another device",
+                    said.display()
+                ),
+            )),
+            Ok(None) => Err(not_there("there is no disk; is it mounted?")),
+            Err(error) => Err(error),
+        };
+        // Somebody else's, or a newer version's: not for a start to go on without.
+        let found = match found {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Locked | ErrorKind::VersionMismatch) =>
+            {
+                return Err(error);
+            }
+            found => found,
         };
         disks.push(NodeDisk { id, path: said.clone(), found });
     }
@@ -240,12 +245,33 @@ fn remembered(
     Ok(disks)
 }
 
+/// A disk that is where PATH says, with its data.
+fn take_known(
+    path: &Path,
+    identity: Identity,
+    take: impl Fn(&Path) -> Result<StoreLock>,
+) -> Result<Found> {
+    let lock = take(identity.dir())?;
+    if device::is_device(path) {
+        lock.follow_device(path)?;
+    }
+    if !lock.is_prepared()? {
+        let what = format!("the data of the disk {} is not there", path.display());
+        return Err(Error::new(ErrorKind::Io, what));
+    }
+    Ok(Found { lock: Some(lock), identity: Some(identity) })
+}
+
 fn known(disks: &[NodeDisk]) -> Vec<KnownDisk> {
     disks.iter().map(|disk| KnownDisk { id: disk.id, path: disk.path.clone() }).collect()
 }
 
 fn list(disks: &[KnownDisk]) -> String {
     disks.iter().map(|disk| disk.path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn not_there(line: &str) -> Error {
+    Error::new(ErrorKind::NotFound, line)
 }
 
 fn invalid(line: String) -> Error {

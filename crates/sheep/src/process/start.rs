@@ -89,16 +89,13 @@ pub async fn start(
     let mut identities = Identities { node: identity, disks: Vec::new() };
     let (mut locks, mut worker_disks) = (Vec::new(), Vec::new());
     for disk in disks {
-        let files = match disk.found {
-            Ok(found) => {
-                let lock = found.lock.as_ref().unwrap_or(store);
-                let files = files(options, lock, &disk.path, disk.id)?;
-                locks.extend(found.lock);
-                identities.disks.extend(found.identity);
-                Ok(files)
-            }
-            Err(why) => Err(why),
-        };
+        let files = disk.found.and_then(|found| {
+            let lock = found.lock.as_ref().unwrap_or(store);
+            let files = files(options, lock, &disk.path, disk.id)?;
+            locks.extend(found.lock);
+            identities.disks.extend(found.identity);
+            Ok(files)
+        });
         worker_disks.push(WorkerDisk { path: disk.path, id: disk.id, files });
     }
     let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identities));
