@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use uuid::Uuid;
 
 /// Between two looks at the clock.
 const TICK: Duration = Duration::from_millis(250);
@@ -54,7 +55,7 @@ pub struct DiskConfig {
     pub engine: EngineChoice,
     /// Who it is; compared with the superblock unless `fresh`.
     pub disk: DiskId,
-    /// Its cluster, for a new superblock.
+    /// Its cluster; compared with the superblock unless `fresh`.
     pub cluster: [u8; 16],
     /// Make a new, empty store whatever is in the files.
     pub fresh: bool,
@@ -125,7 +126,7 @@ impl Disk {
     /// Opens the store in these files, or makes a new one. Blocks until that is done.
     ///
     /// # Errors
-    /// When there is no engine, the store is damaged, newer, or another disk's.
+    /// When there is no engine, the store is damaged, newer, or another disk's or cluster's.
     pub fn open(config: DiskConfig) -> Result<(Self, OpenReport)> {
         let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, mut limits } =
             config;
@@ -157,6 +158,15 @@ impl Disk {
         if superblock.disk != disk {
             let found = superblock.disk;
             let what = format!("the data in {} is that of disk {found}, not {disk}", dir.display());
+            return Err(Error::new(ErrorKind::Io, what));
+        }
+        if superblock.cluster != cluster {
+            let what = format!(
+                "the data in {} belongs to cluster {}, not to {}",
+                dir.display(),
+                Uuid::from_bytes(superblock.cluster),
+                Uuid::from_bytes(cluster)
+            );
             return Err(Error::new(ErrorKind::Io, what));
         }
         if superblock.log_bytes != files.log_bytes {

@@ -107,16 +107,32 @@ fn a_store_of_a_newer_version_is_refused() {
             continue;
         }
         newer[4] += 1;
-        newer[12..16].fill(0);
-        let len = u32::from_le_bytes([newer[8], newer[9], newer[10], newer[11]]) as usize;
-        let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &newer[..16 + len]);
-        newer[12..16].copy_from_slice(&(sum as u32).to_le_bytes());
+        sum_up(&mut newer);
         file.write_all_at(&newer, at).expect("write");
         assert_refused(&mut sheep, "written by a newer version");
         file.write_all_at(&ours, at).expect("write");
     }
+    // What the superblock says of itself: a feature that nobody knows yet, another cluster.
+    let mut ours = vec![0; 4096];
+    file.read_exact_at(&mut ours, 0).expect("read");
+    for (at, says) in [(74, "written by a newer version"), (40, "belongs to cluster")] {
+        let mut other = ours.clone();
+        other[at] ^= 1;
+        sum_up(&mut other);
+        file.write_all_at(&other, 0).expect("write");
+        assert_refused(&mut sheep, says);
+    }
+    file.write_all_at(&ours, 0).expect("write");
     sheep.start();
     assert_kept(&sheep, &content);
+}
+
+/// Gives a block that was changed the checksum it should have.
+fn sum_up(block: &mut [u8]) {
+    block[12..16].fill(0);
+    let len = u32::from_le_bytes([block[8], block[9], block[10], block[11]]) as usize;
+    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &block[..16 + len]);
+    block[12..16].copy_from_slice(&(sum as u32).to_le_bytes());
 }
 
 #[test]
