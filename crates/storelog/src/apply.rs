@@ -35,16 +35,21 @@ impl Store {
         payload_pos: u64,
         seq: u64,
     ) {
+        let new_homes = self.new_homes(record);
         let (freed, unneeded) = self.change_index(record, payload, payload_pos, seq);
         // Nothing but replay of an older program's log finds another home than the one named.
         assert!(unneeded.is_empty(), "a reservation's unit is its chunk's home");
         for placed in record.placed() {
             let held = self.space.becomes_home(placed.unit);
             // An extent has all its space. A unit that was used before may hold more than was
-            // reserved.
-            if held != 0 && !matches!(record.body, Body::Write { .. }) {
+            // reserved, and more than is known.
+            if !matches!(record.body, Body::Write { .. }) {
+                let (vid, chunk) = (record.vid, placed.chunk);
                 self.index.change_space(record.fragment, |loaded| {
-                    loaded.fragment.set_backed(record.vid, placed.chunk, placed.unit, held);
+                    loaded.fragment.set_backed(vid, chunk, placed.unit, held);
+                    if new_homes.contains(&placed.unit) {
+                        loaded.fragment.doubt_rest(vid, chunk);
+                    }
                 });
             }
         }
@@ -55,6 +60,17 @@ impl Store {
             self.space.recycle(unit, seq, ticket);
         }
         self.forget_if_empty(record);
+    }
+
+    /// Units that a reservation makes homes.
+    fn new_homes(&mut self, record: &Record) -> Vec<u32> {
+        let Body::Zero { units, .. } = &record.body else {
+            return Vec::new();
+        };
+        let loaded = self.index.loaded(record.fragment).map(|loaded| &loaded.fragment);
+        let home = |chunk| loaded.and_then(|fragment| fragment.chunk(record.vid, chunk)?.unit);
+        let placed = units.iter().filter(|placed| home(placed.chunk) != Some(placed.unit));
+        placed.map(|placed| placed.unit).collect()
     }
 
     /// As [`Store::apply`] at replay: `freed` collects units that no record uses any more.
@@ -74,10 +90,18 @@ impl Store {
             self.space.replay(unit, false);
             freed.insert(unit);
         }
-        if matches!(record.body, Body::Zero { .. }) {
-            // The space of what it zeroed may be gone: then it must not count for what a later
-            // record writes there.
-            self.index.change_space(record.fragment, |loaded| loaded.fragment.doubt_stale());
+        if let Body::Zero { start, count, .. } = record.body {
+            let (per_chunk, vid) = (self.geometry().blocks_per_chunk(), record.vid);
+            self.index.change_space(record.fragment, |loaded| {
+                // The space of what it zeroed may be gone: then it must not count for what a later
+                // record writes there.
+                loaded.fragment.doubt_stale();
+                // What was in the log only may have been brought home by a checkpoint that never
+                // was installed, and a home that a reservation got may have been used before.
+                for (chunk, _) in chunk_masks(start, count, per_chunk) {
+                    loaded.fragment.doubt_rest(vid, chunk);
+                }
+            });
         }
         self.forget_if_empty(record);
     }

@@ -320,6 +320,14 @@ impl Fragment {
         }
     }
 
+    /// All blocks of a chunk's home that need no space may hold some: nobody knows what the unit
+    /// was before.
+    pub fn doubt_rest(&mut self, vid: Vid, index: u8) {
+        if let Some(unit) = self.chunk(vid, index).and_then(|chunk| chunk.unit) {
+            self.add_doubtful(vid, index, unit, self.full());
+        }
+    }
+
     /// A checkpoint that never was installed may have given back what is to be given back here.
     pub fn doubt_stale(&mut self) {
         let stale: Vec<(Vid, u8)> = self

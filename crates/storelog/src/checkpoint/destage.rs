@@ -157,15 +157,25 @@ impl Store {
         if own.is_some() {
             return own;
         }
-        let unit = match self.unit_on_its_way(id, vid, index) {
-            Some(unit) => unit,
-            None => self.space.claim(1)?.unit,
+        // What a reservation got may have been used before, and so may a free unit until all of
+        // them were given back after a crash.
+        let (unit, unsure) = match self.unit_on_its_way(id, vid, index) {
+            Some(unit) => (unit, true),
+            None => {
+                let unit = self.space.claim(1)?.unit;
+                (unit, self.give_back_from.is_some_and(|from| unit >= from))
+            }
         };
         let held = self.space.becomes_home(unit);
         self.index.change_space(id, |loaded| {
             loaded.fragment.give_home(vid, index, unit);
             loaded.fragment.set_backed(vid, index, unit, held);
+            if unsure {
+                loaded.fragment.doubt_rest(vid, index);
+            }
         });
+        // The next checkpoint gives it back.
+        self.stale_pending |= unsure;
         Some(unit)
     }
 
