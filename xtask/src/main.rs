@@ -21,7 +21,9 @@ Usage: cargo xtask WORD
   demo [IMAGE]      build sheep and dog, start a sheep, make a VDI (from IMAGE if given): ./start
   ci                everything that must pass: ./test
   deps              get the programs the tests need (as root by apt; otherwise say what is missing)
-  bench [--quick]   the speed table: ours against fio on the disk and against qemu-nbd
+  bench [--quick] [--only loads|import|vdis]
+                    the speed table: ours against fio on the disk and against qemu-nbd, importing
+                    an image against cp, creating and deleting VDIs
   fuzz [NAME] [--seconds N]
                     every reader of foreign bytes against inputs chosen by coverage
   fuzz NAME --input FILE

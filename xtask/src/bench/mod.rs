@@ -1,14 +1,18 @@
 //! The speed table: the same fio jobs against the disk itself, `qemu-nbd` on a raw file and a
-//! sheep, all on one disk, interleaved, so that the ratios mean something on any machine.
+//! sheep, all on one disk, interleaved, so that the ratios mean something on any machine. Then
+//! importing an image against `cp`, and how long creating and deleting VDIs takes.
 
 mod contender;
+mod import;
 mod measure;
 mod report;
+mod vdis;
 
 use anyhow::{Context, Result, bail};
 use contender::{Contender, DiskStat};
 use measure::{Sample, measure};
-use report::Table;
+use report::{Table, Verdict};
+use serde_json::{Map, Value, json};
 use sheepdog_testkit::bins;
 use std::path::PathBuf;
 
@@ -52,17 +56,31 @@ struct Options {
     seconds: u32,
     rounds: u32,
     ours: bool,
+    only: Option<Part>,
     dir: PathBuf,
     save: Option<PathBuf>,
 }
 
+/// Parts that can be run alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    Loads,
+    Import,
+    Vdis,
+}
+
 impl Options {
+    fn does(&self, part: Part) -> bool {
+        self.only.is_none_or(|only| only == part) && (self.ours || part == Part::Loads)
+    }
+
     fn parse(args: &[&str]) -> Result<Self> {
         let mut options = Self {
             bytes: 2 << 30,
             seconds: 4,
             rounds: 5,
             ours: true,
+            only: None,
             dir: bins::target_dir().join("bench"),
             save: None,
         };
@@ -74,12 +92,20 @@ impl Options {
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--seconds" => options.seconds = value()?.parse()?,
                 "--mib" => options.bytes = value()?.parse::<u64>()? << 20,
+                "--only" => {
+                    options.only = Some(match *value()? {
+                        "loads" => Part::Loads,
+                        "import" => Part::Import,
+                        "vdis" => Part::Vdis,
+                        other => bail!("{other} is none of loads, import, vdis"),
+                    });
+                }
                 "--dir" => options.dir = PathBuf::from(value()?),
                 "--save" => options.save = Some(PathBuf::from(value()?)),
                 "--baselines" => options.ours = false,
                 _ => bail!(
                     "bench [--quick] [--rounds N] [--seconds N] [--mib N] [--dir DIR] \
-                     [--save FILE.json] [--baselines]"
+                     [--save FILE.json] [--baselines] [--only loads|import|vdis]"
                 ),
             }
         }
@@ -102,6 +128,47 @@ pub fn run(args: &[&str]) -> Result<()> {
 }
 
 fn run_in(options: &Options) -> Result<()> {
+    let mut verdicts: Vec<Verdict> = Vec::new();
+    let mut record = Map::new();
+    if options.does(Part::Loads) {
+        let table = loads(options)?;
+        if options.ours {
+            verdicts.extend(table.verdicts());
+        }
+        record.insert("runs".to_owned(), table.json());
+    }
+    if options.does(Part::Import) {
+        // Of several GiB the page cache would keep a part only.
+        let bytes = options.bytes.min(1 << 30);
+        println!("Import of {} MiB", bytes >> 20);
+        let imports = import::run(&options.dir, bytes, options.rounds)?;
+        println!("\nMedians\n{}", imports.text());
+        verdicts.extend(imports.verdicts());
+        record.insert("import".to_owned(), imports.json());
+    }
+    if options.does(Part::Vdis) {
+        println!("Creating and deleting VDIs");
+        let latencies = vdis::run(&options.dir, 20 * options.rounds)?;
+        println!("{}", latencies.text());
+        verdicts.extend(latencies.verdicts());
+        record.insert("vdis".to_owned(), latencies.json());
+    }
+    if !verdicts.is_empty() {
+        println!("Targets");
+        verdicts.iter().for_each(|verdict| println!("{}", verdict.line()));
+    }
+    if let Some(file) = &options.save {
+        record.insert("commit".to_owned(), json!(crate::long::commit()?));
+        record.insert("mib".to_owned(), json!(options.bytes >> 20));
+        let targets: Vec<Value> = verdicts.iter().map(Verdict::json).collect();
+        record.insert("targets".to_owned(), json!(targets));
+        std::fs::write(file, format!("{:#}\n", Value::Object(record)))?;
+        println!("saved as {}", file.display());
+    }
+    Ok(())
+}
+
+fn loads(options: &Options) -> Result<Table> {
     let stat = DiskStat::of(&options.dir)?;
     println!(
         "All on {}, {} MiB each, {} rounds of {} s a load, {} CPUs.",
@@ -143,13 +210,5 @@ fn run_in(options: &Options) -> Result<()> {
         }
     }
     println!("\n{}", table.medians(&LOADS));
-    if options.ours {
-        println!("{}", table.verdicts());
-    }
-    if let Some(file) = &options.save {
-        let commit = crate::long::commit()?;
-        std::fs::write(file, format!("{:#}\n", table.json(&commit, options.bytes)))?;
-        println!("saved as {}", file.display());
-    }
-    Ok(())
+    Ok(table)
 }

@@ -51,6 +51,48 @@ const fn target(
     Target { load, what, field, against, bound, less }
 }
 
+/// Whether a target is met.
+pub struct Verdict {
+    text: String,
+    measured: f64,
+    met: bool,
+}
+
+impl Verdict {
+    /// A number that may not be larger.
+    pub fn at_most(text: String, measured: f64, bound: f64) -> Self {
+        Self { text, measured, met: measured <= bound }
+    }
+
+    /// A number that may not be smaller.
+    pub fn at_least(text: String, measured: f64, bound: f64) -> Self {
+        Self { text, measured, met: measured >= bound }
+    }
+
+    /// A line of the report.
+    pub fn line(&self) -> String {
+        let verdict = if self.met { "pass" } else { "MISS" };
+        format!("  {verdict}  {:>6.2}  {}", self.measured, self.text)
+    }
+
+    /// For the record.
+    pub fn json(&self) -> Value {
+        let measured = (self.measured * 1000.0).round() / 1000.0;
+        json!({ "target": self.text, "measured": measured, "met": self.met })
+    }
+}
+
+/// The middle one, or between the two in the middle.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
+    }
+}
+
 impl Table {
     /// An empty one.
     pub const fn new(names: Vec<&'static str>) -> Self {
@@ -65,13 +107,7 @@ impl Table {
 
     fn median(&self, load: &'static str, contender: usize, field: Field) -> f64 {
         let samples = self.samples.get(&(load, contender));
-        let mut values: Vec<f64> = samples.into_iter().flatten().map(field).collect();
-        values.sort_by(f64::total_cmp);
-        match values.len() {
-            0 => f64::NAN,
-            n if n % 2 == 1 => values[n / 2],
-            n => f64::midpoint(values[n / 2 - 1], values[n / 2]),
-        }
+        median(&samples.into_iter().flatten().map(field).collect::<Vec<_>>())
     }
 
     fn median_of(&self, load: &'static str, name: &str, field: Field) -> f64 {
@@ -103,7 +139,8 @@ impl Table {
         text
     }
 
-    fn checked(&self) -> Vec<(String, f64, bool)> {
+    /// Which targets are met.
+    pub fn verdicts(&self) -> Vec<Verdict> {
         let mut verdicts: Vec<_> = TARGETS
             .iter()
             .map(|t| {
@@ -111,45 +148,24 @@ impl Table {
                 let ratio = ours / self.median_of(t.load, t.against, t.field);
                 let sign = if t.less { "at most" } else { "at least" };
                 let text = format!("{}: {} {sign} {} of {}", t.load, t.what, t.bound, t.against);
-                let met = if t.less { ratio <= t.bound } else { ratio >= t.bound };
-                (text, ratio, met)
+                let judge = if t.less { Verdict::at_most } else { Verdict::at_least };
+                judge(text, ratio, t.bound)
             })
             .collect();
         let load = "4k random write, depth 1";
         let flushes = self.median_of(load, "sheep", Sample::flushes_per_request);
         // A hundredth less is a run that was cut off between write and flush.
         let text = format!("{load}: device flushes per acknowledged write at least 1");
-        verdicts.push((text, flushes, flushes >= 0.99));
+        verdicts.push(Verdict::at_least(text, flushes, 0.99));
         verdicts
     }
 
-    /// Which targets are met.
-    pub fn verdicts(&self) -> String {
-        let mut text = String::from("Targets\n");
-        for (target, ratio, met) in self.checked() {
-            let verdict = if met { "pass" } else { "MISS" };
-            let _ = writeln!(text, "  {verdict}  {ratio:>6.2}  {target}");
-        }
-        text
-    }
-
-    /// For the record.
-    pub fn json(&self, commit: &str, bytes: u64) -> Value {
-        let runs: Vec<Value> = self
-            .samples
-            .iter()
-            .map(|((load, at), samples)| {
-                let samples: Vec<Value> = samples.iter().map(Sample::json).collect();
-                json!({ "load": load, "who": self.names[*at], "runs": samples })
-            })
-            .collect();
-        let targets: Vec<Value> = self
-            .checked()
-            .into_iter()
-            .map(|(target, ratio, met)| {
-                json!({ "target": target, "measured": (ratio * 1000.0).round() / 1000.0, "met": met })
-            })
-            .collect();
-        json!({ "commit": commit, "mib": bytes >> 20, "targets": targets, "runs": runs })
+    /// All samples, for the record.
+    pub fn json(&self) -> Value {
+        let run = |((load, at), samples): (&(&str, usize), &Vec<Sample>)| {
+            let samples: Vec<Value> = samples.iter().map(Sample::json).collect();
+            json!({ "load": load, "who": self.names[*at], "runs": samples })
+        };
+        self.samples.iter().map(run).collect()
     }
 }
