@@ -76,7 +76,8 @@ pub struct FreedUnit {
 /// All blocks of one vid in a fragment.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct VidBlocks {
-    chunks: BTreeMap<u8, Chunk>,
+    /// In order. An array, as most of a cache of fragments is this, and a map is half empty.
+    chunks: Vec<(u8, Chunk)>,
     owned_in_part: [u16; PARTS],
     stored: u32,
     unbacked: u32,
@@ -145,7 +146,9 @@ impl Fragment {
     /// The blocks of a vid in a chunk.
     #[must_use]
     pub fn chunk(&self, vid: Vid, chunk: u8) -> Option<&Chunk> {
-        self.vids.get(&vid)?.chunks.get(&chunk)
+        let chunks = &self.vids.get(&vid)?.chunks;
+        let at = chunks.binary_search_by_key(&chunk, |(index, _)| *index).ok()?;
+        Some(&chunks[at].1)
     }
 
     /// All chunks in order of vid and index.
@@ -345,7 +348,11 @@ impl Fragment {
     /// The vid owns nothing here any more. Gives its units.
     pub fn delete_vid(&mut self, vid: Vid) -> Vec<FreedUnit> {
         let blocks = self.vids.remove(&vid);
-        blocks.iter().flat_map(|blocks| blocks.chunks.values()).filter_map(Chunk::freed).collect()
+        blocks
+            .iter()
+            .flat_map(|blocks| blocks.chunks.iter())
+            .filter_map(|(_, chunk)| chunk.freed())
+            .collect()
     }
 
     /// Replaces a chunk, as read from disk.
@@ -358,7 +365,12 @@ impl Fragment {
     fn change(&mut self, vid: Vid, index: u8, change: impl FnOnce(&mut Chunk)) {
         let part = usize::from(index) * PARTS / self.geometry.chunks_per_fragment() as usize;
         let blocks = self.vids.entry(vid).or_default();
-        let chunk = blocks.chunks.entry(index).or_default();
+        let found = blocks.chunks.binary_search_by_key(&index, |(index, _)| *index);
+        let at = found.unwrap_or_else(|at| {
+            blocks.chunks.insert(at, (index, Chunk::default()));
+            at
+        });
+        let chunk = &mut blocks.chunks[at].1;
         let count = |chunk: &Chunk| {
             let masks =
                 [chunk.owned(), chunk.stored(), chunk.unbacked(), chunk.stale, chunk.doubtful];
@@ -381,7 +393,7 @@ impl Fragment {
         blocks.stale = blocks.stale + now[3] - stale;
         blocks.doubtful = blocks.doubtful + now[4] - doubtful;
         if chunk.is_void() {
-            blocks.chunks.remove(&index);
+            blocks.chunks.remove(at);
         }
         if blocks.chunks.is_empty() {
             self.vids.remove(&vid);
@@ -428,15 +440,16 @@ impl Fragment {
         })
     }
 
-    /// Rough size in memory, for the cache's budget.
+    /// Size in memory, for the cache's budget.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        const PER_CHUNK: usize = size_of::<Chunk>() + 24;
-        let chunks: usize = self.vids.values().map(|blocks| blocks.chunks.len()).sum();
+        // A map has room for eleven from the first one on.
+        const PER_VID: usize = (size_of::<Vid>() + size_of::<VidBlocks>()) * 2;
+        let chunks: usize = self.vids.values().map(|blocks| blocks.chunks.capacity()).sum();
         size_of::<Self>()
-            + self.chunk_versions.len() * 16
-            + self.vids.len() * 96
-            + chunks * PER_CHUNK
+            + size_of_val(self.chunk_versions.as_slice())
+            + (self.vids.len() * PER_VID).max(11 * PER_VID / 2)
+            + chunks * size_of::<(u8, Chunk)>()
     }
 }
 

@@ -43,13 +43,13 @@ pub struct Loaded {
     pages: u64,
 }
 
-/// What the store knows of a fragment at all times.
+/// What the store knows of a fragment at all times. A tebibyte has a quarter of a million of them.
 #[derive(Debug)]
 pub struct Entry {
+    /// Which.
+    pub id: FragmentId,
     /// Version of its newest durable write.
     pub head: Version,
-    /// Its place in the entry pages.
-    pub slot: u32,
     /// Its page on disk; 0 blocks before the first checkpoint.
     pub page: PageRun,
     /// Who holds what.
@@ -61,8 +61,11 @@ pub struct Entry {
 /// See the module.
 #[derive(Default)]
 pub struct Index {
-    entries: BTreeMap<FragmentId, Entry>,
-    slots: Vec<Option<FragmentId>>,
+    /// In the order of the entry pages on disk. Apart from `places`, as an array has no holes and a
+    /// map has many.
+    slots: Vec<Option<Entry>>,
+    /// Where in `slots` a fragment is.
+    places: BTreeMap<FragmentId, u32>,
     free_slots: BTreeSet<u32>,
     dirty_entry_pages: BTreeSet<u32>,
     /// Loaded fragments that differ from their page.
@@ -83,7 +86,11 @@ impl Index {
     /// A fragment that was ever written.
     #[must_use]
     pub fn get(&self, id: FragmentId) -> Option<&Entry> {
-        self.entries.get(&id)
+        self.slots[self.place(id)?].as_ref()
+    }
+
+    fn place(&self, id: FragmentId) -> Option<usize> {
+        self.places.get(&id).map(|slot| *slot as usize)
     }
 
     /// Fragments of a range of ids.
@@ -91,13 +98,15 @@ impl Index {
         &self,
         ids: std::ops::RangeInclusive<FragmentId>,
     ) -> impl Iterator<Item = (FragmentId, &Entry)> {
-        self.entries.range(ids).map(|(id, entry)| (*id, entry))
+        self.places
+            .range(ids)
+            .filter_map(|(id, slot)| Some((*id, self.slots[*slot as usize].as_ref()?)))
     }
 
     /// How many fragments there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.entries.len()
+        self.places.len()
     }
 
     /// Blocks that hold space, or will once they are home.
@@ -134,20 +143,22 @@ impl Index {
     /// Whether the whole bookkeeping of a fragment can be had without I/O (it is loaded, or new).
     #[must_use]
     pub fn is_ready(&self, id: FragmentId) -> bool {
-        self.entries.get(&id).is_none_or(|entry| entry.loaded.is_some())
+        self.get(id).is_none_or(|entry| entry.loaded.is_some())
     }
 
     /// The bookkeeping of a loaded fragment, for reading.
     pub fn loaded(&mut self, id: FragmentId) -> Option<&mut Loaded> {
-        let loaded = self.entries.get_mut(&id)?.loaded.as_deref_mut()?;
+        let place = self.place(id)?;
+        let loaded = self.slots[place].as_mut()?.loaded.as_deref_mut()?;
         loaded.touched = true;
         Some(loaded)
     }
 
     /// Units that are homes of chunks of loaded fragments.
     pub fn units_of_loaded(&self) -> impl Iterator<Item = u32> {
-        self.entries
-            .values()
+        self.slots
+            .iter()
+            .flatten()
             .filter_map(|entry| entry.loaded.as_deref())
             .flat_map(|loaded| loaded.fragment.chunks())
             .filter_map(|(_, _, chunk)| chunk.unit)
@@ -157,20 +168,18 @@ impl Index {
     pub fn adopt(&mut self, slot: u32, found: Slot) {
         self.stored_blocks += found.owners.stored_blocks();
         if self.slots.len() <= slot as usize {
-            self.slots.resize(slot as usize + 1, None);
+            self.slots.resize_with(slot as usize + 1, || None);
         }
-        self.slots[slot as usize] = Some(found.id);
-        self.entries.insert(
-            found.id,
-            Entry { head: found.head, slot, page: found.page, owners: found.owners, loaded: None },
-        );
+        let Slot { id, head, page, owners } = found;
+        self.slots[slot as usize] = Some(Entry { id, head, page, owners, loaded: None });
+        self.places.insert(id, slot);
     }
 
     /// While opening: slots not adopted are free, those of all `pages` on disk, so that a page
     /// without fragments stays known.
     pub fn finish_adopting(&mut self, pages: usize) {
         let slots = pages * SLOTS_PER_PAGE as usize;
-        self.slots.resize(self.slots.len().max(slots), None);
+        self.slots.resize_with(self.slots.len().max(slots), || None);
         self.free_slots = (0..self.slots.len() as u32)
             .filter(|slot| self.slots[*slot as usize].is_none())
             .collect();
@@ -178,7 +187,10 @@ impl Index {
 
     /// Its page was read.
     pub fn load(&mut self, id: FragmentId, fragment: Fragment) {
-        let Some(entry) = self.entries.get_mut(&id) else {
+        let Some(place) = self.place(id) else {
+            return;
+        };
+        let Some(entry) = &mut self.slots[place] else {
             return;
         };
         assert!(entry.loaded.is_none(), "fragment {id} was loaded twice");
@@ -216,9 +228,12 @@ impl Index {
             };
             self.hand = Some(id);
             let pinned = self.dirty.contains(&id) || self.writing.contains(&id) || pinned(id);
-            let Some(loaded) =
-                self.entries.get_mut(&id).and_then(|entry| entry.loaded.as_deref_mut())
-            else {
+            let Some(place) = self.place(id) else {
+                self.clock.remove(&id);
+                continue;
+            };
+            let entry = self.slots[place].as_mut();
+            let Some(loaded) = entry.and_then(|entry| entry.loaded.as_deref_mut()) else {
                 self.clock.remove(&id);
                 continue;
             };
@@ -230,7 +245,7 @@ impl Index {
                 self.cached_bytes -= loaded.charged;
                 subtract(&mut self.host_blocks, loaded.counted);
                 self.clock.remove(&id);
-                if let Some(entry) = self.entries.get_mut(&id) {
+                if let Some(entry) = &mut self.slots[place] {
                     entry.loaded = None;
                 }
             }
@@ -246,29 +261,30 @@ impl Index {
         head: Option<Version>,
         change: impl FnOnce(&mut Loaded) -> Vec<FreedUnit>,
     ) -> Vec<FreedUnit> {
-        if !self.entries.contains_key(&id) {
-            let slot = self.free_slots.pop_first().unwrap_or_else(|| {
-                self.slots.push(None);
-                self.slots.len() as u32 - 1
-            });
-            self.slots[slot as usize] = Some(id);
-            self.entries.insert(
-                id,
-                Entry {
+        let slot = match self.places.get(&id) {
+            Some(slot) => *slot,
+            None => {
+                let slot = self.free_slots.pop_first().unwrap_or_else(|| {
+                    self.slots.push(None);
+                    self.slots.len() as u32 - 1
+                });
+                self.slots[slot as usize] = Some(Entry {
+                    id,
                     head: Version::ZERO,
-                    slot,
                     page: PageRun::default(),
                     owners: Owners::NONE,
                     loaded: None,
-                },
-            );
-            self.load(id, new());
-        }
-        let entry = self.entries.get_mut(&id).expect("made above");
+                });
+                self.places.insert(id, slot);
+                self.load(id, new());
+                slot
+            }
+        };
+        let entry = self.slots[slot as usize].as_mut().expect("found or made above");
         if let Some(head) = head {
             entry.head = entry.head.max(head);
         }
-        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        self.dirty_entry_pages.insert(slot / SLOTS_PER_PAGE);
         let loaded = entry.loaded.as_deref_mut().expect("a fragment is loaded before it changes");
         loaded.touched = true;
         if !self.dirty.insert(id) {
@@ -289,7 +305,9 @@ impl Index {
 
     /// Changes what a loaded fragment knows of its space on the host, not what it owns.
     pub fn change_space(&mut self, id: FragmentId, change: impl FnOnce(&mut Loaded)) {
-        if let Some(loaded) = self.entries.get_mut(&id).and_then(|e| e.loaded.as_deref_mut()) {
+        if let Some(place) = self.place(id)
+            && let Some(loaded) = self.slots[place].as_mut().and_then(|e| e.loaded.as_deref_mut())
+        {
             change(loaded);
             recount(&mut self.host_blocks, loaded);
         }
@@ -297,7 +315,10 @@ impl Index {
 
     /// Forgets a fragment that holds nothing. Gives its page.
     pub fn remove(&mut self, id: FragmentId) -> PageRun {
-        let Some(entry) = self.entries.remove(&id) else {
+        let Some(slot) = self.places.remove(&id) else {
+            return PageRun::default();
+        };
+        let Some(entry) = self.slots[slot as usize].take() else {
             return PageRun::default();
         };
         self.clock.remove(&id);
@@ -309,22 +330,22 @@ impl Index {
             assert!(loaded.logged.is_empty(), "a fragment with bytes in the log was forgotten");
         }
         self.stored_blocks -= entry.owners.stored_blocks();
-        self.slots[entry.slot as usize] = None;
-        self.free_slots.insert(entry.slot);
-        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        self.free_slots.insert(slot);
+        self.dirty_entry_pages.insert(slot / SLOTS_PER_PAGE);
         entry.page
     }
 
     /// A page with the fragment's present state is being written; bytes that came to the log
     /// since keep it dirty, and so does space that is still to be given back.
     pub fn mark_clean(&mut self, id: FragmentId) {
-        let loaded = self.entries.get(&id).and_then(|entry| entry.loaded.as_deref());
+        let loaded = self.get(id).and_then(|entry| entry.loaded.as_deref());
         if let Some(loaded) = loaded
             && loaded.logged.is_empty()
             && loaded.counted.stale + loaded.counted.doubtful == 0
-            && self.dirty.remove(&id)
+            && self.dirty.contains(&id)
         {
             self.dirty_pages -= loaded.pages;
+            self.dirty.remove(&id);
         }
         self.writing.insert(id);
     }
@@ -332,8 +353,10 @@ impl Index {
     /// Its page must be written again. One that was dropped from memory meanwhile has its page.
     pub fn mark_dirty(&mut self, id: FragmentId) {
         self.writing.remove(&id);
-        if let Some(entry) = self.entries.get(&id) {
-            self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        if let Some(place) = self.place(id)
+            && let Some(entry) = &self.slots[place]
+        {
+            self.dirty_entry_pages.insert(place as u32 / SLOTS_PER_PAGE);
             if let Some(loaded) = &entry.loaded
                 && self.dirty.insert(id)
             {
@@ -345,8 +368,9 @@ impl Index {
     /// Its page was written to `page`. Gives the page it replaces; `None` if the fragment is gone.
     pub fn set_page(&mut self, id: FragmentId, page: PageRun) -> Option<PageRun> {
         self.writing.remove(&id);
-        let entry = self.entries.get_mut(&id)?;
-        self.dirty_entry_pages.insert(entry.slot / SLOTS_PER_PAGE);
+        let place = self.place(id)?;
+        self.dirty_entry_pages.insert(place as u32 / SLOTS_PER_PAGE);
+        let entry = self.slots[place].as_mut()?;
         Some(std::mem::replace(&mut entry.page, page))
     }
 
@@ -379,12 +403,11 @@ impl Index {
         let last = (first + SLOTS_PER_PAGE as usize).min(self.slots.len());
         self.slots[first..last]
             .iter()
-            .map(|id| {
-                let id = (*id)?;
-                let entry = self.entries.get(&id)?;
+            .map(|entry| {
+                let entry = entry.as_ref()?;
                 // Without a page everything about it is in the log that will be replayed.
                 (entry.page.count > 0).then(|| Slot {
-                    id,
+                    id: entry.id,
                     head: entry.head,
                     page: entry.page,
                     owners: entry.owners.clone(),

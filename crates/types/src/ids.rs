@@ -1,10 +1,11 @@
 //! Newtypes for ids and versions. No arithmetic on them happens outside this file.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 /// Id of a VDI: 24 bits, never 0. Shown as lower-case hex without prefix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Vid(u32);
+pub struct Vid(NonZeroU32);
 
 impl Vid {
     /// Number of ids there are, 0 (never used) included.
@@ -13,13 +14,16 @@ impl Vid {
     /// `None` for 0 and for values beyond 24 bits.
     #[must_use]
     pub const fn new(value: u32) -> Option<Self> {
-        if value == 0 || value >= Self::COUNT { None } else { Some(Self(value)) }
+        match NonZeroU32::new(value) {
+            Some(found) if value < Self::COUNT => Some(Self(found)),
+            _ => None,
+        }
     }
 
     /// The bare number, in `1..2^24`.
     #[must_use]
     pub const fn get(self) -> u32 {
-        self.0
+        self.0.get()
     }
 }
 
