@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Blocks read at once: what a client waits for at most.
+/// Blocks read at once: what a client waits for at most; and while there is none, as the processor's
+/// work is by the piece.
 const PIECE: u32 = 32;
+const QUIET_PIECE: u32 = 128;
 /// Before each piece while clients are at work.
 const BUSY: Duration = Duration::from_millis(100);
 /// After a whole pass, so that a small disk is not read for ever.
@@ -30,13 +32,21 @@ pub struct Scrub {
     known: RefCell<BTreeSet<(FragmentId, Option<Vid>, u32)>>,
     /// Commands of its own.
     own: Cell<u64>,
+    /// No client asked for anything while it last paused.
+    quiet: Cell<bool>,
 }
 
 impl Scrub {
     /// One that reads at most `rate` bytes a second; 0 is never.
     pub fn new(disk: Disk, rate: u64) -> Rc<Self> {
         let state = RefCell::new(ScrubState { rate, ..ScrubState::default() });
-        Rc::new(Self { disk, state, known: RefCell::default(), own: Cell::new(0) })
+        Rc::new(Self {
+            disk,
+            state,
+            known: RefCell::default(),
+            own: Cell::new(0),
+            quiet: Cell::new(false),
+        })
     }
 
     /// How far it is and what it found.
@@ -88,7 +98,8 @@ impl Scrub {
             for (kind, len) in runs {
                 let end = start + len;
                 while kind == BlockKind::Data && start < end {
-                    let count = PIECE.min(end - start);
+                    let piece = if self.quiet.get() { QUIET_PIECE } else { PIECE };
+                    let count = piece.min(end - start);
                     self.piece(fragment, vid, &path, start, count).await?;
                     start += count;
                 }
@@ -124,7 +135,8 @@ impl Scrub {
         let pause = Duration::from_nanos(bytes.saturating_mul(1_000_000_000) / rate);
         let before = self.commands_of_clients();
         tokio::time::sleep_until(began + pause).await;
-        if self.commands_of_clients() != before {
+        self.quiet.set(self.commands_of_clients() == before);
+        if !self.quiet.get() {
             tokio::time::sleep(BUSY).await;
         }
         Some(())
