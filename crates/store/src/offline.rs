@@ -35,6 +35,8 @@ struct Files {
     data: File,
     log: File,
     inside: Option<LogInside>,
+    /// Units of a device or of a copy of one.
+    units: Option<u32>,
 }
 
 impl OfflineStore {
@@ -52,7 +54,7 @@ impl OfflineStore {
             if device::is_device(&data) {
                 Files::of_device(&data, Some(path))?
             } else {
-                Files { data: open(&data)?, log: open(&path.join(LOG))?, inside: None }
+                Files { data: open(&data)?, log: open(&path.join(LOG))?, inside: None, units: None }
             }
         } else {
             Files::of_device(path, links)?
@@ -60,6 +62,9 @@ impl OfflineStore {
         let limits = Limits { logged_bytes: 0, ..Limits::STANDARD };
         let mut effects = Vec::new();
         let mut opening = Opening::salvage(limits, &mut effects);
+        if let Some(units) = files.units {
+            opening.expect_end(units);
+        }
         loop {
             let Some((id, op)) = next_op(&mut effects) else {
                 return Err(Error::new(ErrorKind::Internal, "opening the store came to a stop"));
@@ -148,11 +153,21 @@ impl Files {
     fn of_device(path: &Path, links: Option<&Path>) -> Result<Self> {
         let data = open(path)?;
         let superblock = device::own_superblock(path)?;
+        let failed = |e| {
+            let what = format!("cannot open {}", path.display());
+            Error::with_source(ErrorKind::Io, what, e)
+        };
+        let bytes = device::bytes(&data).map_err(failed)?;
         let elsewhere = links.map(|links| (log_is_elsewhere(&superblock, links), links.join(LOG)));
         match elsewhere {
             Some((true, log)) => match std::fs::read_link(&log) {
                 Ok(to) if !log.exists() => Err(log_is_gone(path, &to)),
-                _ => Ok(Self { data, log: open(&log)?, inside: None }),
+                _ => Ok(Self {
+                    data,
+                    log: open(&log)?,
+                    inside: None,
+                    units: Some(device::units(bytes)),
+                }),
             },
             None if superblock.log_is_elsewhere() => Err(Error::new(
                 ErrorKind::Invalid,
@@ -167,11 +182,9 @@ impl Files {
                     unit_bytes: superblock.geometry.chunk_bytes(),
                     log_bytes: superblock.log_bytes,
                 };
-                let log = data.try_clone().map_err(|e| {
-                    let what = format!("cannot open {}", path.display());
-                    Error::with_source(ErrorKind::Io, what, e)
-                })?;
-                Ok(Self { data, log, inside: Some(inside) })
+                let log = data.try_clone().map_err(failed)?;
+                let units = device::units(bytes.saturating_sub(superblock.log_bytes));
+                Ok(Self { data, log, inside: Some(inside), units: Some(units) })
             }
         }
     }

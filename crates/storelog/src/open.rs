@@ -103,6 +103,8 @@ enum Step {
 /// A store that is being opened.
 pub struct Opening {
     limits: Limits,
+    /// Units the disk has; there is none in use behind them.
+    units_there: u32,
     step: Step,
     next_op: u64,
     ops: BTreeMap<OpId, Want>,
@@ -134,6 +136,7 @@ impl Opening {
     pub fn start(limits: Limits, out: &mut Vec<Effect>) -> Self {
         let mut opening = Self {
             limits,
+            units_there: limits.units_max,
             step: Step::Super,
             next_op: 0,
             ops: BTreeMap::new(),
@@ -164,6 +167,12 @@ impl Opening {
     #[must_use]
     pub fn salvage(limits: Limits, out: &mut Vec<Effect>) -> Self {
         Self { salvage: Some(Vec::new()), ..Self::start(limits, out) }
+    }
+
+    /// Looks for what is in use behind so many units, to tell it. Unlike with
+    /// [`Limits::units_max`] what lies before the end is read all the same.
+    pub const fn expect_end(&mut self, units: u32) {
+        self.units_there = units;
     }
 
     /// What was left out, a line each.
@@ -261,6 +270,7 @@ impl Opening {
                     Ok(words) => words,
                     Err(malformed) => return self.damage(damaged(malformed)),
                 };
+                self.check_words(page, &words).or_else(|error| self.damage(error))?;
                 if let Some(space) = &mut self.space {
                     space.adopt_words(page, &words);
                 }
@@ -348,6 +358,7 @@ impl Opening {
             }
             Step::Scan => {
                 self.step = Step::Later;
+                self.check_records()?;
                 self.ask_for_later()?;
             }
             Step::Later => {

@@ -203,7 +203,7 @@ impl LoopDevice {
             eprintln!("not root: no loop device, this part is skipped");
             return None;
         }
-        Some(Self { device: attach(&image), image, _home: home })
+        Some(Self { device: attach(&image, 0), image, _home: home })
     }
 
     /// Its path.
@@ -220,14 +220,21 @@ impl LoopDevice {
 
     /// It is found under another name from now on.
     pub fn rename(&mut self) {
-        let other = attach(&self.image());
+        self.show(0);
+    }
+
+    /// As [`LoopDevice::rename`], and it ends behind so many bytes, though the file below does not;
+    /// 0 for all of it.
+    pub fn show(&mut self, bytes: u64) {
+        let other = attach(&self.image(), bytes);
         detach(&std::mem::replace(&mut self.device, other));
     }
 }
 
-fn attach(image: &Path) -> PathBuf {
+fn attach(image: &Path, bytes: u64) -> PathBuf {
     let mut losetup = command("losetup");
-    losetup.args(["--find", "--show", "--direct-io=on"]).arg(image);
+    let limit = format!("--sizelimit={bytes}");
+    losetup.args(["--find", "--show", "--direct-io=on", &limit]).arg(image);
     PathBuf::from(run(&mut losetup, b"").ok().text().trim())
 }
 

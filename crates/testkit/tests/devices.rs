@@ -324,3 +324,48 @@ fn a_device_without_its_superblock_is_lost_unless_there_is_no_other() {
     assert!(read.stdout == [3; 32 << 20]);
     sheep.stop();
 }
+
+/// A wrong partition table, a volume made smaller by mistake: what is behind the end may come back.
+#[test]
+fn a_device_that_became_smaller_is_not_written_to() {
+    let Some(mut device) = LoopDevice::new(512 * MIB) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&device]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "64M"]).ok();
+    let mut content = vec![0; 64 << 20];
+    Rng::new(7).fill(&mut content);
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &content).ok();
+    sheep.stop();
+    sheep.start();
+    // To other units, which only the log names.
+    Rng::new(8).fill(&mut content[..16 << 20]);
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &content[..16 << 20]).ok();
+    sheep.kill();
+    let start_of = |device: &LoopDevice| {
+        let mut start = vec![0; 100 << 20];
+        File::open(device.image()).expect("open").read_exact_at(&mut start, 0).expect("read");
+        start
+    };
+    for bytes in [140 * MIB, 100 * MIB] {
+        device.show(bytes);
+        name(&mut sheep, &[&device]);
+        let before = start_of(&device);
+        let (status, said) = sheep.try_start().expect_err("it is smaller");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("outside of the disk"), "{bytes}: {said}");
+        let dirs = format!("{},{}", sheep.store().display(), device.path().display());
+        let checked = offline(&["check", &dirs]);
+        let text = checked.text();
+        assert_eq!(checked.code, 1, "{bytes}: {text}");
+        let line = "is in use and outside of the disk";
+        assert!(bytes == 100 * MIB || text.contains(line), "{bytes}: {text}");
+        assert!(start_of(&device) == before, "{bytes}: something was written");
+    }
+    device.show(0);
+    name(&mut sheep, &[&device]);
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout == content);
+    sheep.stop();
+}

@@ -87,10 +87,6 @@ impl Opening {
         }
         let mut payload_pos = self.scan.pos + u64::from(header.header_bytes);
         let records = batch::decode(&header, bytes, superblock.geometry)?;
-        let mut placed = records.iter().flat_map(|record| record.placed());
-        if placed.any(|placed| placed.unit >= self.limits.units_max) {
-            return Err(Malformed::new(WHAT, "it names a unit outside of the disk"));
-        }
         for record in records {
             let payload = record.payload_blocks(superblock.geometry) * BLOCK_SIZE;
             self.records.push(Replayed { record, payload_pos, seq: header.seq });

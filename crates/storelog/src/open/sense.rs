@@ -3,7 +3,7 @@
 use super::Opening;
 use crate::format::codec::Malformed;
 use crate::format::index::{PageRun, Root, Slot, UNITS_PER_PAGE};
-use sheepdog_types::Result;
+use sheepdog_types::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
 
 impl Opening {
@@ -30,6 +30,40 @@ impl Opening {
         Ok(())
     }
 
+    /// Whether units in use are on the disk, as an allocation page has them. One that became smaller
+    /// is not written to: it may be grown again, and then holds what it held.
+    pub(super) fn check_words(&self, page: u32, words: &[u64]) -> Result<()> {
+        let last = words.iter().rposition(|word| *word != 0).map(|at| {
+            u64::from(page) * u64::from(UNITS_PER_PAGE)
+                + at as u64 * 64
+                + u64::from(63 - words[at].leading_zeros())
+        });
+        match last.filter(|unit| *unit >= u64::from(self.units_there)) {
+            Some(unit) => Err(outside(unit)),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`Opening::check_words`], for what the log names. Who only looks goes on without batches
+    /// that name what no disk has.
+    pub(super) fn check_records(&mut self) -> Result<()> {
+        if let Some((_, unit)) = self.named_behind(self.units_there) {
+            self.damage(outside(unit.into()))?;
+        }
+        if let Some((seq, _)) = self.named_behind(self.limits.units_max) {
+            self.records.retain(|replayed| replayed.seq < seq);
+        }
+        Ok(())
+    }
+
+    /// The first batch of the log that names a unit at or behind that one, and the unit.
+    fn named_behind(&self, units: u32) -> Option<(u64, u32)> {
+        self.records.iter().find_map(|replayed| {
+            let mut named = replayed.record.placed().iter().map(|placed| placed.unit);
+            Some((replayed.seq, named.find(|unit| *unit >= units)?))
+        })
+    }
+
     /// As [`Opening::check_root`], for an entry page.
     pub(super) fn check_slots(&self, slots: &[Option<Slot>]) -> std::result::Result<(), Malformed> {
         const WHAT: &str = "entry page";
@@ -44,4 +78,9 @@ impl Opening {
         }
         Ok(())
     }
+}
+
+fn outside(unit: u64) -> Error {
+    let what = format!("unit {unit} is in use and outside of the disk, which may have been larger");
+    Error::new(ErrorKind::Io, what)
 }
