@@ -16,6 +16,7 @@ use sheepdog_store::offline::{self, Found, OfflineStore};
 use sheepdog_types::{DiskId, Error, ErrorKind, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::table::Table;
 use sheepdog_volume::table_copy::TableCopy;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
@@ -121,6 +122,7 @@ impl Named {
 
 impl Looked {
     fn at(paths: &[PathBuf]) -> Result<Self> {
+        refuse_twice(paths)?;
         let named: Vec<Named> = paths.iter().map(|path| Named::at(path)).collect();
         let mut locks = Vec::new();
         for one in &named {
@@ -181,6 +183,18 @@ impl Looked {
             Error::new(error.kind(), format!("{what}: {}", told(error)))
         })
     }
+}
+
+/// What lies on a disk named twice would be counted twice, and a device is opened for one alone.
+fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for path in paths {
+        if !seen.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+            let what = format!("{} is named twice", path.display());
+            return Err(Error::new(ErrorKind::Invalid, what));
+        }
+    }
+    Ok(())
 }
 
 /// The stores on the disks that were named. Of several the others are looked at when one cannot be

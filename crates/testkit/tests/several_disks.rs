@@ -387,6 +387,8 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
         assert!(listed.text().contains("missing: "), "{}", listed.text());
         assert_eq!((checked.code, json.code, listed.code), (1, 1, 1));
     }
+    let twice = offline(&["check", &format!("{store},{a},{b},{a}/")]);
+    assert_eq!((twice.code, twice.stderr), (2, format!("{a}/ is named twice\n")));
     // One that is named and cannot be opened is missing too.
     let gone = path(&node.home.path().join("gone"));
     let checked = offline(&["check", &format!("{store},{a},{gone}")]);

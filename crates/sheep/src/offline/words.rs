@@ -19,9 +19,9 @@ if that is not on it, the store does: name it too.
 Options:
   --force   replace FILE
   --json    print the result as JSON
-Exit status: 0 if all is there and nothing wrong was found, 1 for damage, missing
-disks and what could not be done, 2 if there is no store to look at or a sheep
-uses it, 64 for bad usage.
+Exit status: 0 if all is there and nothing wrong was found, 1 for damage, for
+missing disks and for what could not be done, 2 if there is no store to look at
+or a sheep uses it, 64 for bad usage.
 ";
 
 pub enum Verb {
