@@ -13,12 +13,16 @@ use sheepdog_testkit::sheep::Sheep;
 use sheepdog_testkit::verify::Plan;
 use std::time::{Duration, Instant};
 
+mod amplification;
 mod broken;
+mod memory;
 
 const USAGE: &str = "long kill [--rounds N] [--seed N]
        long cuts [--rounds N] [--seed N]
        long broken [--rounds N] [--seed N]
-       long fuzz [--seconds N]";
+       long fuzz [--seconds N]
+       long amplification [--seed N]
+       long memory";
 
 /// `long NAME …`.
 pub fn run(args: &[&str]) -> Result<()> {
@@ -41,6 +45,8 @@ pub fn run(args: &[&str]) -> Result<()> {
         // 12 deaths each: 100,000 in all, and as many cuts after single operations.
         "cuts" => cuts(rounds.unwrap_or(8400), seed.unwrap_or_else(Rng::fresh_seed) >> 16),
         "fuzz" => fuzz(seconds.unwrap_or(30 * 60)),
+        "amplification" => amplification::run(seed.unwrap_or_else(Rng::fresh_seed)),
+        "memory" => memory::run(),
         "broken" => broken::run(rounds.unwrap_or(300), seed.unwrap_or_else(Rng::fresh_seed)),
         _ => bail!(USAGE),
     }
@@ -77,13 +83,7 @@ const CUTS: [(&str, u32); 6] = [
 
 fn cuts(seeds: u32, seed: u64) -> Result<()> {
     let begin = Instant::now();
-    let build = ["test", "--release", "-p", "sheepdog-storelog", "--test", "crash", "--no-run"];
-    let built = output(cargo(&build).arg("--message-format=json"))?;
-    let binary = built
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| message["executable"].as_str().map(str::to_owned))
-        .context("cargo named no test binary")?;
+    let binary = test_binary("sheepdog-storelog", "crash")?;
     let mut results = serde_json::Map::new();
     let mut cuts = 0;
     for (test, part) in CUTS {
@@ -108,6 +108,17 @@ fn cuts(seeds: u32, seed: u64) -> Result<()> {
         "tests": results,
     });
     save(&format!("cuts-{commit}-{seed}.json"), &report)
+}
+
+/// Builds the tests of one file for speed, and says where they are.
+fn test_binary(package: &str, test: &str) -> Result<String> {
+    let build = ["test", "--release", "-p", package, "--test", test, "--no-run"];
+    let built = output(cargo(&build).arg("--message-format=json"))?;
+    built
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message["executable"].as_str().map(str::to_owned))
+        .context("cargo named no test binary")
 }
 
 /// The number behind `cuts: ` in what a test prints at its end.

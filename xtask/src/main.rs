@@ -36,6 +36,9 @@ Usage: cargo xtask WORD
                     break; report in docs/runs/
   long fuzz [--seconds N]
                     every fuzz target for 30 minutes, report in docs/runs/
+  long amplification|memory
+                    what the device writes for a byte of a client; memory, start and idle
+                    processor of a store of 1 TiB; fails if a limit is missed, report in docs/runs/
   samples LABEL     nodes as this version leaves them, for all later ones to open; kept in
                     crates/testkit/samples
   licences          every dependency's licence is one that deny.toml allows";

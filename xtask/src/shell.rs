@@ -67,3 +67,8 @@ pub fn output(command: &mut Command) -> Result<String> {
     }
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
+
+/// What a table says of a limit.
+pub const fn verdict(good: bool) -> &'static str {
+    if good { "pass" } else { "MISS" }
+}

@@ -58,6 +58,9 @@ pub struct Entry {
     pub loaded: Option<Box<Loaded>>,
 }
 
+// A tebibyte of fragments and all else must fit 64 MiB (`cargo xtask long memory`).
+const _: () = assert!(size_of::<Option<Entry>>() <= 88);
+
 /// See the module.
 #[derive(Default)]
 pub struct Index {

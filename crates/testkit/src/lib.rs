@@ -5,6 +5,7 @@
 //!
 //! Processes are waited for by their own signals (`sd_notify`, pidfds, sockets), never by time.
 
+pub mod amplification;
 pub mod bins;
 pub mod broken;
 pub mod brokenfs;
@@ -23,6 +24,7 @@ pub mod sheep;
 pub mod shown;
 pub mod stamp;
 pub mod tools;
+pub mod usage;
 pub mod verify;
 
 use process::Process;

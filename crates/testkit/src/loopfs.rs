@@ -90,6 +90,31 @@ impl SmallFs {
         self.mount();
     }
 
+    /// Nothing is written to the device but what its files need: a new ext4 goes on making its
+    /// tables for a while.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn be_quiet(&self) {
+        let mut mount = Command::new("mount");
+        let _ = run(mount.args(["-o", "remount,noinit_itable"]).arg(&self.point), b"").ok();
+    }
+
+    /// The device that it is on.
+    ///
+    /// # Panics
+    /// When the system does not know of it.
+    #[must_use]
+    pub fn device(&self) -> PathBuf {
+        let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
+        let point = self.point.to_str().expect("UTF-8");
+        let of = |line: &str| {
+            let mut words = line.split(' ').map(str::to_owned);
+            words.next().filter(|_| words.next().as_deref() == Some(point))
+        };
+        mounts.lines().find_map(of).expect("it is mounted").into()
+    }
+
     /// Where it is mounted.
     #[must_use]
     pub fn path(&self) -> &Path {
