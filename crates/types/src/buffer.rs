@@ -2,29 +2,14 @@
 
 use crate::BLOCK_SIZE;
 use bytes::Bytes;
-use std::cell::RefCell;
+use pool::{POOLED_PAGES_MAX, Pool};
+
+mod pool;
 
 /// One block of memory at an address that direct I/O accepts.
 #[derive(Clone, Copy)]
 #[repr(C, align(4096))]
 struct Page([u8; BLOCK_SIZE]);
-
-/// Pages of the largest buffer that is kept for reuse: 4 MiB.
-const POOLED_PAGES_MAX: usize = 1024;
-/// Bytes that one thread keeps for reuse.
-const POOLED_BYTES_MAX: usize = 64 << 20;
-
-/// Freed buffers of this thread by size, a power of two of pages. Aligned allocations are slow in
-/// the system's allocator and large ones cost a page fault per page, so they are kept.
-#[derive(Default)]
-struct Pool {
-    classes: [Vec<Vec<Page>>; POOLED_PAGES_MAX.ilog2() as usize + 1],
-    bytes: usize,
-}
-
-thread_local! {
-    static POOL: RefCell<Pool> = RefCell::default();
-}
 
 /// A writable, page-aligned buffer of whole blocks. Freeze it into [`Bytes`] to share it; slices of
 /// those keep the memory alive.
@@ -60,15 +45,8 @@ impl PageBuf {
         }
         let pages = blocks.next_power_of_two();
         let pooled = (pages <= POOLED_PAGES_MAX)
-            .then(|| {
-                POOL.try_with(|pool| {
-                    let mut pool = pool.try_borrow_mut().ok()?;
-                    let taken = pool.classes[pages.ilog2() as usize].pop()?;
-                    pool.bytes -= pages * BLOCK_SIZE;
-                    Some(taken)
-                })
-                .ok()?
-            })
+            .then(|| Pool::of(pages, |pool| pool.take(pages)))
+            .flatten()
             .flatten();
         match pooled {
             Some(pages) => (Self { pages, blocks }, false),
@@ -115,15 +93,7 @@ impl Drop for PageBuf {
             return;
         }
         let memory = std::mem::take(&mut self.pages);
-        // A thread that is ending has no pool any more.
-        let _ = POOL.try_with(|pool| {
-            if let Ok(mut pool) = pool.try_borrow_mut()
-                && pool.bytes + pages * BLOCK_SIZE <= POOLED_BYTES_MAX
-            {
-                pool.bytes += pages * BLOCK_SIZE;
-                pool.classes[pages.ilog2() as usize].push(memory);
-            }
-        });
+        drop(Pool::of(pages, |pool| pool.keep(memory)));
     }
 }
 
@@ -160,6 +130,7 @@ impl Flatten for [Page] {
 
 #[cfg(test)]
 mod tests {
+    use super::pool::{POOLED_BYTES_MAX, SHARED_PAGES_MIN, kept};
     use super::*;
 
     #[test]
@@ -189,11 +160,28 @@ mod tests {
         assert!(PageBuf::zeroed(0).is_empty());
     }
 
+    // One test, as it is about what all threads share.
     #[test]
-    fn a_thread_keeps_a_bounded_amount() {
+    fn large_buffers_pass_between_threads_and_a_bounded_amount_is_kept() {
+        let bytes = 2 << 20;
+        let mut buf = PageBuf::zeroed(bytes);
+        buf.as_mut().fill(9);
+        let address = buf.as_ref().as_ptr();
+        let frozen = buf.freeze();
+        std::thread::scope(|scope| scope.spawn(|| drop(frozen)).join()).expect("no panic");
+        let again = PageBuf::zeroed(bytes);
+        assert_eq!(again.as_ref().as_ptr(), address);
+        assert!(again.as_ref().iter().all(|byte| *byte == 0));
+        drop(again);
+
         let held: Vec<_> = (0..40).map(|_| PageBuf::zeroed(4 << 20)).collect();
         drop(held);
-        POOL.with(|pool| assert_eq!(pool.borrow().bytes, POOLED_BYTES_MAX));
+        let shared = kept(SHARED_PAGES_MIN);
+        assert!((POOLED_BYTES_MAX - (4 << 20)..=POOLED_BYTES_MAX).contains(&shared), "{shared}");
         assert_eq!(PageBuf::zeroed(5 << 20).len(), 5 << 20);
+        let small = SHARED_PAGES_MIN / 2 * BLOCK_SIZE;
+        let held: Vec<_> = (0..600).map(|_| PageBuf::zeroed(small)).collect();
+        drop(held);
+        assert_eq!(kept(1), POOLED_BYTES_MAX);
     }
 }

@@ -8,6 +8,7 @@ use imago::file::File as ImageFile;
 use imago::qcow2::Qcow2;
 use imago::{FormatAccess, Mapping, StorageOpenOptions};
 use rustix::fs::{FileType, SeekFrom};
+use sheepdog_types::PageBuf;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -139,6 +140,14 @@ fn read_at_most(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(have)
 }
 
+/// So many bytes that `read` writes, all of them, in memory that is used again and again: new
+/// memory would cost more than the reading.
+fn filled(len: usize, read: impl FnOnce(&mut [u8]) -> io::Result<()>) -> io::Result<Bytes> {
+    let mut buffer = PageBuf::reused(len);
+    read(&mut buffer.as_mut()[..len])?;
+    Ok(buffer.freeze().slice(..len))
+}
+
 /// The format asked for, else the one found.
 fn decide(asked: Option<Format>, start: &[u8]) -> Result<Format, String> {
     if asked != Some(Format::Raw) && super::is_encrypted(start) {
@@ -195,12 +204,12 @@ fn raw(
         at = data;
         while at < hole {
             let end = ((at / PIECE + 1) * PIECE).min(hole);
-            let mut buffer = vec![0; (end - at) as usize];
-            file.read_exact_at(&mut buffer, at).map_err(|e| match e.kind() {
+            let read = |buffer: &mut [u8]| file.read_exact_at(buffer, at);
+            let data = filled((end - at) as usize, read).map_err(|e| match e.kind() {
                 io::ErrorKind::UnexpectedEof => "the file became shorter".to_owned(),
                 _ => words(&e),
             })?;
-            if !say(pieces, Piece::Data(at, buffer.into())) {
+            if !say(pieces, Piece::Data(at, data)) {
                 return Ok(());
             }
             at = end;
@@ -302,9 +311,9 @@ fn qcow2(
             continue;
         }
         let end = ((at / PIECE + 1) * PIECE).min(at + run);
-        let mut buffer = vec![0; (end - at) as usize];
-        runtime.block_on(image.read(&mut buffer, at)).map_err(broken)?;
-        if !say(pieces, Piece::Data(at, buffer.into())) {
+        let read = |buffer: &mut [u8]| runtime.block_on(image.read(buffer, at));
+        let data = filled((end - at) as usize, read).map_err(broken)?;
+        if !say(pieces, Piece::Data(at, data)) {
             return Ok(());
         }
         at = end;
