@@ -58,12 +58,13 @@ pub struct Space {
     preparing: BTreeSet<u32>,
     /// Spare units there should be.
     spare_wanted: usize,
-    /// Units of pages that have all their space; they were spare.
-    whole: BTreeSet<u32>,
     /// Units that hold pages, with the pages in use.
     page_units: BTreeMap<u32, u16>,
     /// Those of `page_units` with a free page.
     page_units_open: BTreeSet<u32>,
+    /// Those of them that the host holds whole, and how many pages are free in all of these.
+    page_units_ready: BTreeSet<u32>,
+    pages_ready: u64,
 }
 
 impl Space {
@@ -84,9 +85,10 @@ impl Space {
             spare: BTreeSet::new(),
             preparing: BTreeSet::new(),
             spare_wanted: spare_pages.div_ceil(pages_per_unit) as usize,
-            whole: BTreeSet::new(),
             page_units: BTreeMap::new(),
             page_units_open: BTreeSet::new(),
+            page_units_ready: BTreeSet::new(),
+            pages_ready: 0,
         };
         for unit in 0..reserved {
             space.set(unit, true);

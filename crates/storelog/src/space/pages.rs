@@ -4,7 +4,7 @@
 use super::Space;
 use crate::format::index::{PageRun, UNITS_PER_PAGE};
 use crate::fragment::{BlockMask, FreedUnit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Space {
     /// Pages that the host holds for the index, spare ones included.
@@ -46,16 +46,46 @@ impl Space {
     pub fn pages_written(&mut self, run: PageRun) {
         for (unit, mask) in self.parts(run) {
             self.pages_asked -= self.index.add(unit, mask);
+            self.sort_in(unit);
         }
     }
 
     /// Pages that can be written though the host has no space left.
     #[must_use]
     pub fn pages_at_hand(&self) -> u64 {
-        let open = self.page_units_open.intersection(&self.whole);
-        let open: u32 =
-            open.map(|unit| self.pages_per_unit - self.page_units[unit].count_ones()).sum();
-        u64::from(open) + self.spare.len() as u64 * u64::from(self.pages_per_unit)
+        self.pages_ready + self.spare.len() as u64 * u64::from(self.pages_per_unit)
+    }
+
+    /// Whether the host holds all of a unit for the index.
+    fn is_whole(&self, unit: u32) -> bool {
+        self.index.of(unit) == self.whole_unit()
+    }
+
+    /// Changes which pages of a unit are in use.
+    fn use_pages(&mut self, unit: u32, change: impl FnOnce(u16) -> u16) {
+        let before = self.page_units.get(&unit).copied().unwrap_or(0);
+        if self.page_units_ready.remove(&unit) {
+            self.pages_ready -= u64::from((self.whole_unit() & !before).count_ones());
+        }
+        match change(before) {
+            0 => self.page_units.remove(&unit),
+            used => self.page_units.insert(unit, used),
+        };
+        self.sort_in(unit);
+    }
+
+    /// Whether a unit has free pages, and whether they have their space.
+    fn sort_in(&mut self, unit: u32) {
+        let used = self.page_units.get(&unit).copied();
+        let free = used.map_or(0, |used| self.whole_unit() & !used);
+        if free == 0 {
+            self.page_units_open.remove(&unit);
+            return;
+        }
+        self.page_units_open.insert(unit);
+        if self.is_whole(unit) && self.page_units_ready.insert(unit) {
+            self.pages_ready += u64::from(free.count_ones());
+        }
     }
 
     /// Spare units that are missing.
@@ -111,32 +141,28 @@ impl Space {
             self.claim_run(unit, units);
             return Some(PageRun { page: u64::from(unit) * u64::from(per_unit), count: length });
         }
-        let fits = |mask: u16| (0..=per_unit - count).find(|at| mask & run_mask(*at, count) == 0);
-        // A few tries keep this quick; a new unit is cheap.
-        let found = self
-            .page_units_open
-            .iter()
-            .take(8)
-            .find_map(|unit| fits(self.page_units[unit]).map(|at| (*unit, at)));
-        let (unit, at) = match found {
-            Some(found) => found,
-            None => match self.spare.pop_first() {
-                Some(unit) => {
-                    self.whole.insert(unit);
-                    self.dirty.insert(unit / UNITS_PER_PAGE);
-                    (unit, 0)
-                }
-                None => (self.claim(1)?.unit, 0),
-            },
-        };
-        let mask = self.page_units.entry(unit).or_default();
-        *mask |= run_mask(at, count);
-        if *mask == run_mask(0, per_unit) {
-            self.page_units_open.remove(&unit);
+        // What the host holds comes first: it may have nothing else.
+        let (unit, at) = if let Some(found) = self.find_within(&self.page_units_ready, count) {
+            found
+        } else if let Some(unit) = self.spare.pop_first() {
+            self.dirty.insert(unit / UNITS_PER_PAGE);
+            (unit, 0)
+        } else if let Some(found) = self.find_within(&self.page_units_open, count) {
+            found
         } else {
-            self.page_units_open.insert(unit);
-        }
+            (self.claim(1)?.unit, 0)
+        };
+        self.use_pages(unit, |used| used | run_mask(at, count));
         Some(PageRun { page: u64::from(unit) * u64::from(per_unit) + u64::from(at), count: length })
+    }
+
+    /// The first of some units where so many pages fit, and where in it.
+    fn find_within(&self, units: &BTreeSet<u32>, count: u32) -> Option<(u32, u32)> {
+        let fits = |used: u16| {
+            (0..=self.pages_per_unit - count).find(|at| used & run_mask(*at, count) == 0)
+        };
+        // A few tries keep this quick; a new unit is cheap.
+        units.iter().take(8).find_map(|unit| Some((*unit, fits(self.page_units[unit])?)))
     }
 
     fn find_long(&self, units: u32) -> Option<u32> {
@@ -159,49 +185,38 @@ impl Space {
         if u64::from(run.count) > per_unit {
             return;
         }
-        let unit = (run.page / per_unit) as u32;
-        let mask = self.page_units.entry(unit).or_default();
-        *mask |= run_mask((run.page % per_unit) as u32, u32::from(run.count));
-        if *mask == run_mask(0, per_unit as u32) {
-            self.page_units_open.remove(&unit);
-        } else {
-            self.page_units_open.insert(unit);
+        for (unit, mask) in self.parts(run) {
+            self.use_pages(unit, |used| used | mask);
         }
     }
 
     /// Pages are free again. Gives the units that hold no page any more, still in use; those that
     /// are wanted as spare ones stay.
     pub fn free_pages(&mut self, run: PageRun) -> Vec<u32> {
-        let per_unit = u64::from(self.pages_per_unit);
-        let first = (run.page / per_unit) as u32;
         self.pages_asked -= self.lacking(run);
-        if u64::from(run.count) > per_unit {
-            let units: Vec<u32> = self.parts(run).map(|(unit, _)| unit).collect();
-            units.iter().for_each(|unit| self.index_leaves(*unit));
-            return units;
-        }
-        let mask = self.page_units.get_mut(&first).expect("freed pages lie in a unit of pages");
-        let freed = run_mask((run.page % per_unit) as u32, u32::from(run.count));
-        assert!(*mask & freed == freed, "pages were freed twice");
-        *mask &= !freed;
-        if *mask == 0 {
-            self.page_units.remove(&first);
-            self.page_units_open.remove(&first);
-            if self.whole.remove(&first) && self.spare_missing() > 0 {
-                self.spare.insert(first);
-                return Vec::new();
+        let parts: Vec<_> = self.parts(run).collect();
+        if run.count <= self.pages_per_unit as u16 {
+            for (unit, freed) in &parts {
+                self.use_pages(*unit, |used| {
+                    assert!(used & freed == *freed, "pages were freed twice");
+                    used & !freed
+                });
             }
-            self.index_leaves(first);
-            vec![first]
-        } else {
-            self.page_units_open.insert(first);
-            Vec::new()
         }
-    }
-
-    fn index_leaves(&mut self, unit: u32) {
-        let held = self.index.take(unit);
-        self.loose.add(unit, held);
+        let mut emptied = Vec::new();
+        for (unit, _) in parts {
+            if self.page_units.contains_key(&unit) {
+                continue;
+            }
+            if self.is_whole(unit) && self.spare_missing() > 0 {
+                self.spare.insert(unit);
+            } else {
+                let held = self.index.take(unit);
+                self.loose.add(unit, held);
+                emptied.push(unit);
+            }
+        }
+        emptied
     }
 
     /// Units that will hold no page once `runs` are freed.
@@ -272,5 +287,26 @@ mod tests {
         assert_eq!(space.free_pages(run), [unit]);
         space.spare_prepared(other, false);
         assert_eq!((space.recycled().collect::<Vec<_>>(), space.loose_blocks()), (vec![other], 4));
+    }
+
+    #[test]
+    fn pages_go_where_the_host_holds_space() {
+        let mut space = Space::new(100, 4, 1, 4);
+        // One page of a unit was written; of the rest nobody knows.
+        let first = space.claim_pages(1).expect("space");
+        space.pages_written(first);
+        assert_eq!(space.pages_at_hand(), 0);
+        let unit = space.claim(1).expect("space").unit;
+        space.prepare_spare(unit);
+        space.spare_prepared(unit, true);
+        let second = space.claim_pages(3).expect("space");
+        assert_eq!((first.page, second.page, space.pages_at_hand()), (4, 8, 1));
+        // Once all of it was written its pages are as good as spare ones.
+        let (last, rest) = (space.claim_pages(1), space.claim_pages(3).expect("space"));
+        assert_eq!((last.map(|run| run.page), rest.page), (Some(11), 5));
+        space.pages_written(rest);
+        assert_eq!((space.free_pages(rest), space.pages_at_hand()), (vec![], 3));
+        assert_eq!(space.free_pages(first), [], "a unit that the host holds whole becomes spare");
+        assert_eq!((space.pages_at_hand(), space.spare_missing()), (4, 0));
     }
 }
