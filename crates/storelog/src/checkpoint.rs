@@ -64,8 +64,6 @@ pub(crate) struct Checkpoint {
     in_flight: u32,
     /// Recycled units to be given back to the host.
     units: Vec<u32>,
-    /// Units whose space is to be asked for: they become spare.
-    spares: Vec<u32>,
     /// Pages to be free once it is installed.
     replaced: Vec<PageRun>,
     entry_pages: Vec<(u32, PageRun)>,
@@ -183,7 +181,7 @@ impl Store {
             units.extend(free);
             units.sort_unstable();
         }
-        let spares = self.choose_spares(&mut units);
+        self.choose_spares(&mut units);
         let fragments: Vec<_> = self.index.dirty().iter().rev().copied().collect();
         self.dirty_since = None;
         self.stale_pending = false;
@@ -197,7 +195,6 @@ impl Store {
             fetching: BTreeMap::new(),
             in_flight: 0,
             units,
-            spares,
             replaced: std::mem::take(&mut self.replaced_pages),
             entry_pages: Vec::new(),
             space_pages: Vec::new(),
@@ -239,7 +236,7 @@ impl Store {
                         self.punch_stale(fragment, out);
                     } else if checkpoint.in_flight > 0 {
                         return;
-                    } else if !checkpoint.spares.is_empty() {
+                    } else if !self.space.preparing().is_empty() {
                         // Of units that are spare already some may lack some of their space; it
                         // is there now.
                         self.ask_for_spares(out);
@@ -401,10 +398,8 @@ impl Store {
         self.stale_pending = true;
         self.dirty_since.get_or_insert(self.now);
         let ticket = self.tickets.next();
-        // Units not punched stay recycled, as freed before this moment.
-        for unit in &checkpoint.spares {
-            self.space.spare_prepared(*unit, false);
-        }
+        // Units not punched stay recycled, as freed before this moment. Those that were to become
+        // spare are asked for by the next one.
         for unit in checkpoint.units {
             self.recycle_unit(unit, ticket);
         }

@@ -121,6 +121,7 @@ fn root() -> Root {
         space_pages: vec![6],
         unpunched: vec![11, 12],
         durable: 33,
+        whole: vec![13, 14],
     }
 }
 
@@ -215,8 +216,20 @@ fn from_text(text: &str) -> Vec<u8> {
 
 #[test]
 fn structures_of_former_versions_are_read() {
-    let found = Root::decode(9, &from_text(include_str!("samples/root_1.txt")));
-    assert_eq!(found.ok(), Some(Root { durable: 0, ..root() }));
+    let found = |text| Root::decode(9, &from_text(text)).ok();
+    let second = Root { whole: vec![], ..root() };
+    assert_eq!(found(include_str!("samples/root_2.txt")).as_ref(), Some(&second));
+    let first = Root { durable: 0, ..second };
+    assert_eq!(found(include_str!("samples/root_1.txt")), Some(first));
+}
+
+#[test]
+fn a_newer_root_is_refused() {
+    let bytes = root().encode();
+    let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+    let magic = u32::from_le_bytes([0x54, 0x52, 0x44, 0x53]);
+    let newer = frame(magic, version + 1, &bytes[16..]);
+    assert!(Root::decode(9, &newer).is_err_and(|malformed| malformed.newer));
 }
 
 #[test]

@@ -152,6 +152,7 @@ fn nothing_is_looked_for_outside_of_the_disk() {
         Disk::new().with_root(&Root { space_pages: vec![page], ..root() }).refuse(reason);
     }
     Disk::new().with_root(&Root { unpunched: vec![1 << 16], ..root() }).refuse(reason);
+    Disk::new().with_root(&Root { whole: vec![1 << 16], ..root() }).refuse(reason);
     // Three allocation pages cover all units there can be.
     Disk::new().with_root(&Root { space_pages: vec![0; 4], ..root() }).refuse(reason);
     Disk::new().with_slots(&[entry(1, PAGES, 1)]).refuse(reason);
@@ -181,6 +182,17 @@ fn units_in_use_are_on_the_disk() {
 fn a_fragment_is_named_once() {
     let twice = [entry(1, 6, 1), entry(2, 7, 1), entry(1, 8, 1)];
     Disk::new().with_slots(&twice).refuse("it names a fragment twice");
+}
+
+#[test]
+fn a_unit_is_whole_once_and_not_given_back() {
+    let root = || Root { serial: 1, ..Root::default() };
+    for root in [
+        Root { whole: vec![9, 8, 9], ..root() },
+        Root { whole: vec![9], unpunched: vec![8, 9], ..root() },
+    ] {
+        Disk::new().with_root(&root).refuse("it names a unit twice");
+    }
 }
 
 #[test]

@@ -104,7 +104,7 @@ impl Store {
             self.index.entry_pages(),
             self.space.allocation_pages() + 1,
             self.space.recycled_units()
-                + self.space.spares().count()
+                + self.space.whole_units(&[]).len()
                 + self.writes.values().flat_map(PendingWrite::units).count()
                 + emptied
                 + 64,
@@ -145,26 +145,25 @@ impl Store {
         }
         // On disk, recycled units and those emptied of pages are free already. Units of writes that
         // are not durable yet are free still: if they become durable, replay claims them.
+        let emptied = self.space.units_emptied_by(&checkpoint.replaced);
         let mut also_free: BTreeSet<u32> =
             self.space.recycled().chain(self.space.spares()).collect();
         also_free.extend(self.writes.values().flat_map(PendingWrite::units));
-        let mut unpunched: Vec<u32> = also_free.iter().copied().collect();
-        for unit in self.space.units_emptied_by(&checkpoint.replaced) {
-            if also_free.insert(unit) {
-                unpunched.push(unit);
-            }
-        }
+        also_free.extend(&emptied);
+        let whole = self.space.whole_units(&checkpoint.replaced);
+        let mut unpunched: Vec<u32> = also_free.difference(&whole).copied().collect();
+        let mut whole: Vec<u32> = whole.into_iter().collect();
         for (page, run) in &checkpoint.space_pages {
             let words = self.space.page_words(*page, &also_free);
             written.push((*run, encode_space(page * UNITS_PER_PAGE, &words)));
         }
-        unpunched.truncate(
-            (checkpoint.root.bytes()
-                - Root::encoded_bytes(entry_pages.len(), space_pages.len(), 0))
-                / 4,
-        );
-        let durable = self.log.durable;
-        let root = Root { serial: self.serial + 1, entry_pages, space_pages, unpunched, durable };
+        let units = (checkpoint.root.bytes()
+            - Root::encoded_bytes(entry_pages.len(), space_pages.len(), 0))
+            / 4;
+        whole.truncate(units);
+        unpunched.truncate(units - whole.len());
+        let (serial, durable) = (self.serial + 1, self.log.durable);
+        let root = Root { serial, entry_pages, space_pages, unpunched, durable, whole };
         let mut bytes = root.encode();
         // All that was claimed, used or not: opening must find the same pages in use, and that
         // they have their space.

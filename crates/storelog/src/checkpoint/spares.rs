@@ -6,12 +6,14 @@ use crate::io::DiskOp;
 use crate::store::Store;
 
 impl Store {
-    /// Whether a checkpoint would find space for spare units that are missing.
+    /// Whether a checkpoint would find space for spare units that are missing, or has to ask for
+    /// those of the installed root.
     pub(super) fn spares_due(&self) -> bool {
         let missing = self.space.spare_missing();
-        missing > 0
-            && self.now >= self.retry_spares_at
-            && self.room_for_spares() > self.unit_offset(missing as u32)
+        !self.space.preparing().is_empty()
+            || missing > 0
+                && self.now >= self.retry_spares_at
+                && self.room_for_spares() > self.unit_offset(missing as u32)
     }
 
     /// What spare units may take: nothing that was promised to clients, who may count on what is
@@ -22,7 +24,7 @@ impl Store {
 
     /// Units that become spare in this checkpoint: of those that would be given back, fullest
     /// first, or free ones.
-    pub(super) fn choose_spares(&mut self, units: &mut Vec<u32>) -> Vec<u32> {
+    pub(super) fn choose_spares(&mut self, units: &mut Vec<u32>) {
         let missing = self.space.spare_missing();
         let room = self.room_for_spares() / self.geometry().chunk_bytes();
         let wanted = missing.min(usize::try_from(room).unwrap_or(usize::MAX));
@@ -37,15 +39,13 @@ impl Store {
         if spares.len() < missing {
             self.retry_spares_at = self.now + RETRY_MS;
         }
-        for unit in &spares {
-            self.space.prepare_spare(*unit);
+        for unit in spares {
+            self.space.prepare_spare(unit);
         }
-        spares
     }
 
     pub(super) fn ask_for_spares(&mut self, out: &mut Vec<Effect>) {
-        let spares = self.checkpoint.as_mut().map(|c| std::mem::take(&mut c.spares));
-        for unit in spares.unwrap_or_default() {
+        for unit in self.space.preparing().clone() {
             let (offset, len) = (self.unit_offset(unit), self.geometry().chunk_bytes());
             self.checkpoint_op(CheckpointOp::Spare { unit }, DiskOp::Allocate { offset, len }, out);
         }

@@ -211,10 +211,13 @@ pub struct Root {
     pub unpunched: Vec<u32>,
     /// Every batch up to this one was durable when it was written, and may be included in pages.
     pub durable: u64,
+    /// Units that the host held whole for pages of the index: spare ones, and those of which some
+    /// pages are free.
+    pub whole: Vec<u32>,
 }
 
-/// Version log of the root. 1: first. 2: the durable batch.
-const ROOT_VERSION: u16 = 2;
+/// Version log of the root. 1: first. 2: the durable batch. 3: units held whole.
+const ROOT_VERSION: u16 = 3;
 
 impl Root {
     /// Any number of blocks.
@@ -232,13 +235,17 @@ impl Root {
             w.u32(*unit);
         }
         w.u64(self.durable);
+        w.u32(self.whole.len() as u32);
+        for unit in &self.whole {
+            w.u32(*unit);
+        }
         frame(ROOT_MAGIC, ROOT_VERSION, &w.bytes)
     }
 
-    /// Bytes that [`Root::encode`] gives.
+    /// Bytes that [`Root::encode`] gives; `units` are those of both lists.
     #[must_use]
-    pub const fn encoded_bytes(entry_pages: usize, space_pages: usize, unpunched: usize) -> usize {
-        super::codec::FRAME_BYTES + 28 + (entry_pages + space_pages) * 8 + unpunched * 4
+    pub const fn encoded_bytes(entry_pages: usize, space_pages: usize, units: usize) -> usize {
+        super::codec::FRAME_BYTES + 32 + (entry_pages + space_pages) * 8 + units * 4
     }
 
     /// # Errors
@@ -249,18 +256,23 @@ impl Root {
         if r.u64()? != serial {
             return Err(r.bad("it belongs to another checkpoint"));
         }
+        let version = version(bytes);
         let (entries, spaces, unpunched) = (r.u32()?, r.u32()?, r.u32()?);
         Ok(Self {
             serial,
             entry_pages: (0..entries).map(|_| r.u64()).collect::<Result<_, _>>()?,
             space_pages: (0..spaces).map(|_| r.u64()).collect::<Result<_, _>>()?,
             unpunched: (0..unpunched).map(|_| r.u32()).collect::<Result<_, _>>()?,
-            durable: if first_version(bytes) { 0 } else { r.u64()? },
+            durable: if version < 2 { 0 } else { r.u64()? },
+            whole: {
+                let whole = if version < 3 { 0 } else { r.u32()? };
+                (0..whole).map(|_| r.u32()).collect::<Result<_, _>>()?
+            },
         })
     }
 }
 
-/// Whether a frame that was read well is of version 1.
-fn first_version(bytes: &[u8]) -> bool {
-    bytes.get(4..6) == Some(&[1, 0])
+/// The version of a frame that was read well.
+fn version(bytes: &[u8]) -> u16 {
+    bytes.get(4..6).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }

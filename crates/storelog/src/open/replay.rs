@@ -94,6 +94,10 @@ impl Opening {
             store.space.replay(unit, true);
             freed.remove(&unit);
         }
+        // A store that is only looked at asks the host for nothing.
+        if self.salvage.is_none() {
+            freed.extend(store.space.adopt_whole(std::mem::take(&mut self.root.whole)));
+        }
         store.space.adopt_unpunched(freed);
         // A clean end leaves nothing to replay.
         store.give_back_from = (!self.records.is_empty() || self.torn).then_some(0);

@@ -23,9 +23,14 @@ impl Opening {
         let units_max = self.limits.units_max;
         if runs.any(|run| !self.is_inside(run).unwrap_or_default())
             || root.space_pages.len() > units_max.div_ceil(UNITS_PER_PAGE) as usize
-            || root.unpunched.iter().any(|unit| *unit >= units_max)
+            || root.unpunched.iter().chain(&root.whole).any(|unit| *unit >= units_max)
         {
             return Err(Malformed::new(WHAT, "it names what is outside of the disk"));
+        }
+        let unpunched: BTreeSet<u32> = root.unpunched.iter().copied().collect();
+        let mut whole = BTreeSet::new();
+        if root.whole.iter().any(|unit| unpunched.contains(unit) || !whole.insert(*unit)) {
+            return Err(Malformed::new(WHAT, "it names a unit twice"));
         }
         Ok(())
     }

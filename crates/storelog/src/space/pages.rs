@@ -6,6 +6,10 @@ use crate::format::index::{PageRun, UNITS_PER_PAGE};
 use crate::fragment::{BlockMask, FreedUnit};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Units with pages that the root lists: many more than the next checkpoint needs, few enough that
+/// the root is not long.
+const READY_LISTED_MAX: usize = 4096;
+
 impl Space {
     /// Pages that the host holds for the index, spare ones included.
     #[must_use]
@@ -94,9 +98,26 @@ impl Space {
         self.spare_wanted.saturating_sub(self.spare.len() + self.preparing.len())
     }
 
+    /// For the root: units held whole that are spare or have free pages, or will once the pages of
+    /// `replaced` are free.
+    #[must_use]
+    pub fn whole_units(&self, replaced: &[PageRun]) -> BTreeSet<u32> {
+        let replaced = replaced.iter().flat_map(|run| self.parts(*run)).map(|(unit, _)| unit);
+        let ready = self.page_units_ready.iter().take(READY_LISTED_MAX);
+        let mut whole: BTreeSet<u32> = self.spare.iter().chain(ready).copied().collect();
+        whole.extend(replaced.filter(|unit| self.is_whole(*unit)));
+        whole
+    }
+
     /// Spare units, those being prepared included.
     pub fn spares(&self) -> impl Iterator<Item = u32> {
         self.spare.iter().chain(&self.preparing).copied()
+    }
+
+    /// Units whose space is to be asked for.
+    #[must_use]
+    pub const fn preparing(&self) -> &BTreeSet<u32> {
+        &self.preparing
     }
 
     /// A claimed unit, or one taken from the recycled ones, is to become spare: its space is being
@@ -188,6 +209,27 @@ impl Space {
         for (unit, mask) in self.parts(run) {
             self.use_pages(unit, |used| used | mask);
         }
+    }
+
+    /// After replay: the installed root says that the host held these units whole for pages. Gives
+    /// those that are free and not wanted.
+    ///
+    /// In units with pages nothing can have changed: they were in use since. A spare one may have
+    /// been used otherwise and given back, so it is to be asked for once more.
+    pub fn adopt_whole(&mut self, units: Vec<u32>) -> Vec<u32> {
+        let mut unwanted = Vec::new();
+        for unit in units {
+            if self.page_units.contains_key(&unit) {
+                self.index.add(unit, self.whole_unit());
+                self.sort_in(unit);
+            } else if !self.is_used(unit) && self.spare_missing() > 0 {
+                self.set(unit, true);
+                self.prepare_spare(unit);
+            } else if !self.is_used(unit) {
+                unwanted.push(unit);
+            }
+        }
+        unwanted
     }
 
     /// Pages are free again. Gives the units that hold no page any more, still in use; those that
@@ -308,5 +350,25 @@ mod tests {
         assert_eq!((space.free_pages(rest), space.pages_at_hand()), (vec![], 3));
         assert_eq!(space.free_pages(first), [], "a unit that the host holds whole becomes spare");
         assert_eq!((space.pages_at_hand(), space.spare_missing()), (4, 0));
+    }
+
+    #[test]
+    fn what_was_held_for_pages_is_held_after_a_start() {
+        let mut space = Space::new(100, 4, 1, 8);
+        // A unit with a page, one that a write has got since, and three that are free.
+        space.claim(2);
+        space.adopt_pages(PageRun { page: 4, count: 1 });
+        assert_eq!(space.adopt_whole(vec![1, 2, 7, 8, 9]), [9], "two are wanted");
+        assert_eq!((space.pages_at_hand(), space.index_pages(), space.pages_asked()), (3, 4, 8));
+        assert_eq!(space.preparing().iter().copied().collect::<Vec<_>>(), [7, 8]);
+        assert!(space.is_used(7) && !space.is_used(9));
+        space.spare_prepared(7, true);
+        space.spare_prepared(8, false);
+        assert_eq!((space.pages_at_hand(), space.spare_missing()), (3 + 4, 1));
+        assert_eq!(space.recycled().collect::<Vec<_>>(), [8]);
+        // Pages to be free again count as well: the installed root will be the one without them.
+        let last = space.claim_pages(3).expect("space");
+        assert_eq!(space.whole_units(&[]), BTreeSet::from([7]));
+        assert_eq!(space.whole_units(&[last]), BTreeSet::from([1, 7]));
     }
 }

@@ -108,20 +108,7 @@ fn space_once_given_can_be_written_when_somebody_else_fills_the_host() {
     let total = all(40, |seed| {
         let mut run = Run::new(seed);
         run.keep_spare(40);
-        run.open();
-        run.tell_free();
-        let fragments = 4 + run.rng.below(20);
-        for fragment in 0..fragments {
-            run.reserve_all_of(fragment);
-            if run.rng.chance(30) {
-                run.write_all_of(fragment);
-            }
-        }
-        run.settle();
-        run.command(Command::Checkpoint);
-        run.settle();
-        assert_eq!(run.counts.refused, 0);
-        run.fill_host();
+        let fragments = fill_after_reserving(&mut run);
         for _ in 0..4 {
             for _ in 0..40 {
                 let fragment = run.rng.below(fragments);
@@ -140,6 +127,64 @@ fn space_once_given_can_be_written_when_somebody_else_fills_the_host() {
             }
         }
         assert_eq!(run.counts.refused, 0, "all of it had its space");
+        run.check_space();
+        run.counts
+    });
+    assert_eq!(total.abandoned, 0, "pages have their space: {total:?}");
+}
+
+/// Reserves space for some fragments, has it written in part, and lets somebody else take the rest.
+/// Gives how many they are.
+fn fill_after_reserving(run: &mut Run) -> u64 {
+    run.open();
+    run.tell_free();
+    let fragments = 4 + run.rng.below(20);
+    for fragment in 0..fragments {
+        run.reserve_all_of(fragment);
+        if run.rng.chance(30) {
+            run.write_all_of(fragment);
+        }
+    }
+    run.settle();
+    run.command(Command::Checkpoint);
+    run.settle();
+    assert_eq!(run.counts.refused, 0);
+    run.fill_host();
+    fragments
+}
+
+#[test]
+fn pages_keep_their_space_when_somebody_else_takes_the_rest_after_each_crash() {
+    let total = all(12, |seed| {
+        let mut run = Run::new(seed);
+        run.keep_spare(40);
+        let fragments = fill_after_reserving(&mut run);
+        for _ in 0..10 {
+            for _ in 0..run.rng.below(60) {
+                let fragment = run.rng.below(fragments);
+                run.write_all_of(fragment);
+                if run.rng.chance(10) {
+                    run.command(Command::Checkpoint);
+                }
+                for _ in 0..run.rng.below(30) {
+                    run.step_to_rest();
+                }
+                if run.rng.chance(10) {
+                    run.tell_free();
+                }
+            }
+            run.die();
+            run.fill_host();
+            if run.rng.chance(70) {
+                run.tell_free();
+            }
+            if run.rng.chance(50) {
+                run.command(Command::Checkpoint);
+                run.settle();
+            }
+        }
+        assert_eq!(run.counts.refused, 0, "all of it had its space");
+        run.delete_all();
         run.check_space();
         run.counts
     });
