@@ -83,7 +83,7 @@ pub fn fill(dir: &Path, fragments: u64) {
 
 /// Who wrote the first block there is.
 fn first_written(dir: &Path) -> (FragmentId, Vid, Version) {
-    let (mut store, found) = OfflineStore::open(dir).expect("a stopped store");
+    let (mut store, found) = OfflineStore::open(dir, None).expect("a stopped store");
     assert_eq!(found.damage, Vec::<String>::new());
     let lineages = store.store().lineages();
     let id = lineages.iter().flat_map(|lineage| store.store().fragments(*lineage)).next();
