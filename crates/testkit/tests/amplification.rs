@@ -9,7 +9,7 @@ const SMALL: Load = Load {
     order: Order::Random,
     set: 64 * MIB,
     log: 64 * MIB,
-    client: 96 * MIB,
+    client: 48 * MIB,
     seed: 1,
 };
 
@@ -25,7 +25,7 @@ fn small_random_writes_are_written_twice() {
 #[test]
 fn large_writes_are_written_once() {
     for ground in [Ground::Device, Ground::Files] {
-        let load = Load { ground, order: Order::Sequential, client: 192 * MIB, ..SMALL };
+        let load = Load { ground, order: Order::Sequential, client: 128 * MIB, ..SMALL };
         let Some(factor) = load.measure() else { return };
         assert!((1.0..1.05).contains(&factor), "{ground:?}: {factor}");
     }

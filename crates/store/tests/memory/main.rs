@@ -21,7 +21,7 @@ const SHEEP_ITSELF: u64 = 21 * MIB;
 /// Caches: bookkeeping of fragments in use (`Limits::STANDARD`), and buffers (`PageBuf`).
 const CACHES: u64 = 64 * MIB + 64 * MIB;
 /// Fragments that are looked at to fill the caches; a small store has no more.
-const MANY: u64 = 8 << 10;
+const MANY: u64 = 4 << 10;
 /// Time from nothing to ready.
 const START_MAX: Duration = Duration::from_secs(2);
 
@@ -65,7 +65,7 @@ fn started(store: &Path, options: &[&str]) -> (Sheep, Memory, Duration) {
 fn a_large_store_takes_little() {
     let gib = std::env::var("SHEEPDOG_GIB").ok().map(|gib| gib.parse().expect("a number"));
     let long = gib.is_some();
-    let gib: u64 = gib.unwrap_or(64);
+    let gib: u64 = gib.unwrap_or(32);
     let (mut table, part) = (Table::default(), gib as f64 / 1024.0);
     let mut first = Sheep::with(&["-j", "size=64M"]);
     let _ = first.dog().run(&["vdi", "create", "full", &format!("{gib}G")]).ok();
@@ -81,13 +81,13 @@ fn a_large_store_takes_little() {
     table.line("memory until ready", mib(ready.peak), mib(MEMORY_MAX), "MiB");
     let index = mib(ready.own.saturating_sub(empty.own));
     // What it is rounded up to counts more in a small store.
-    let index_max = mib(MEMORY_MAX - SHEEP_ITSELF) * part + 0.5;
+    let index_max = mib(MEMORY_MAX - SHEEP_ITSELF) * part + 1.0;
     table.line("memory of the index", index, index_max, "MiB");
     table.line("time to ready", time.as_secs_f64(), START_MAX.as_secs_f64(), "s");
     let quiet = Duration::from_secs(if long { 10 } else { 3 });
     table.line("processor while idle", idle(&mut sheep, quiet), 1.0, "%");
     let mut client = Client::connect(sheep.socket(), "full").expect("connect");
-    let many = if long { 2 * MANY } else { MANY };
+    let many = if long { 4 * MANY } else { MANY };
     for number in 0..many {
         // The last block of each, all over the store.
         let offset = (number + 1) * (gib << 30) / many - 4096;
