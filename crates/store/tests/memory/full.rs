@@ -67,7 +67,8 @@ pub fn fill(dir: &Path, fragments: u64) {
     });
     let space_pages = space_pages.collect();
     let serial = slot.serial + 1;
-    let root = Root { serial, entry_pages, space_pages, unpunched: Vec::new(), ..old };
+    let root =
+        Root { serial, entry_pages, space_pages, unpunched: Vec::new(), whole: Vec::new(), ..old };
     let root = root.encode();
     assert_eq!(root.len(), root_bytes);
     let run = pages.write(&root);
