@@ -36,6 +36,8 @@ struct Job {
 #[derive(Default)]
 struct Queue {
     jobs: VecDeque<Job>,
+    /// See [`Engine::begun`].
+    begun: Option<OpId>,
     stop: bool,
 }
 
@@ -129,6 +131,10 @@ impl Engine for Blocking {
         out.append(&mut done);
     }
 
+    fn begun(&self) -> Option<OpId> {
+        lock(&self.shared.queue).begun
+    }
+
     fn in_flight(&self) -> usize {
         self.in_flight
     }
@@ -172,7 +178,10 @@ impl Shared {
                         return;
                     }
                     match queue.jobs.pop_front() {
-                        Some(job) => break job,
+                        Some(job) => {
+                            queue.begun = Some(job.op);
+                            break job;
+                        }
                         None => {
                             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
                         }

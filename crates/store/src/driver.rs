@@ -74,9 +74,7 @@ struct State {
     data_end: u64,
     reported_failure: bool,
     errors: ErrorLog,
-    /// The store's operation that was begun last; their numbers grow.
-    last_op: Option<OpId>,
-    /// What that was at each of the last ticks.
+    /// The store's operation that was begun last, at each of the last ticks; their numbers grow.
     last_ops: VecDeque<Option<OpId>>,
 }
 
@@ -196,7 +194,6 @@ impl Disk {
             data_end,
             reported_failure: false,
             errors: ErrorLog::default(),
-            last_op: None,
             last_ops: VecDeque::with_capacity(TICKS_PER_OPERATION),
         };
         // A device has no host that could run out of space.
@@ -385,7 +382,6 @@ impl State {
         for effect in self.effects.drain(..) {
             match effect {
                 Effect::Disk(id, op) => {
-                    self.last_op = Some(id);
                     // Space behind the end of a file cannot be given back, so reservations too lie
                     // before it.
                     let end = match &op {
@@ -449,7 +445,8 @@ impl State {
         {
             self.feed(Input::Overdue(overdue));
         }
-        self.last_ops.push_back(self.last_op);
+        // Those that wait for others are not the disk's to answer yet.
+        self.last_ops.push_back(self.engine.begun().filter(|op| *op != OWN_OP));
     }
 
     /// Starts what has gathered and hands it to the kernel.

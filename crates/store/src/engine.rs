@@ -30,6 +30,10 @@ pub trait Engine {
     /// Appends all completions that are there, without waiting.
     fn reap(&mut self, out: &mut Vec<Completion>);
 
+    /// The operation that was handed to the disk last, so were those submitted before it. Others wait
+    /// because the disk has as many as it may have.
+    fn begun(&self) -> Option<OpId>;
+
     /// Operations submitted and not reaped yet.
     fn in_flight(&self) -> usize;
 

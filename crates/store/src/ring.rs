@@ -35,6 +35,8 @@ pub struct Ring {
     slots: Slab<Slot>,
     /// Keys of slots with a call to make.
     waiting: VecDeque<usize>,
+    /// See [`Engine::begun`].
+    begun: Option<OpId>,
     /// Slots whose call was handed over and has not completed.
     in_kernel: usize,
     entries: usize,
@@ -78,6 +80,7 @@ impl Ring {
             data_end: DataEnd::default(),
             slots: Slab::with_capacity(entries),
             waiting: VecDeque::new(),
+            begun: None,
             in_kernel: 0,
             entries,
             dead: None,
@@ -94,7 +97,9 @@ impl Ring {
         while self.in_kernel < self.entries
             && let Some(key) = self.waiting.pop_front()
         {
-            let entry = entry(self.slots[key].call()).user_data(key as u64);
+            let slot = &mut self.slots[key];
+            let (op, call) = (slot.op, slot.call());
+            let entry = entry(call).user_data(key as u64);
             // SAFETY: all the entry points to belongs to the slot, which stays in the slab,
             // unchanged, until the completion of this entry was seen (`reap`, `drop`).
             if unsafe { queue.push(&entry) }.is_err() {
@@ -102,6 +107,9 @@ impl Ring {
                 break;
             }
             self.in_kernel += 1;
+            if !matches!(call, Call::Nop) {
+                self.begun = Some(op);
+            }
         }
         drop(queue);
         let result = self.enter();
@@ -197,6 +205,10 @@ impl Engine for Ring {
                 result: Err(DiskError { kind: DiskErrorKind::Io, text: text.clone() }),
             });
         }
+    }
+
+    fn begun(&self) -> Option<OpId> {
+        self.begun
     }
 
     fn in_flight(&self) -> usize {

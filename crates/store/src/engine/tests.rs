@@ -126,6 +126,7 @@ with_both! {
     dropping_waits_for_what_runs_and_frees_all,
     tokio_waits_for_the_ready_fd,
     measuring_leaves_the_log_zero,
+    what_waits_for_others_is_not_begun,
     like_a_vector_of_bytes,
 }
 
@@ -447,6 +448,22 @@ fn tokio_waits_for_the_ready_fd(choice: EngineChoice) {
         assert!(out.iter().all(|c| c.result.is_ok()));
     });
     assert_eq!(b.engine.in_flight(), 0);
+}
+
+fn what_waits_for_others_is_not_begun(choice: EngineChoice) {
+    let Some(mut b) = Bench::new(choice) else {
+        return;
+    };
+    assert_eq!(b.engine.begun(), None);
+    // More than both engines hand over at once.
+    let last = (0..1000).map(|_| b.submit(read(Area::Log, 0, PAGE))).last();
+    assert_eq!(b.engine.begun(), None, "nothing is handed over yet");
+    b.engine.kick().unwrap();
+    if choice == EngineChoice::Ring {
+        assert_eq!(b.engine.begun(), Some(OpId(255)), "the kernel has as many as it takes");
+    }
+    assert_eq!(b.drain().len(), 1000);
+    assert_eq!(b.engine.begun(), last);
 }
 
 fn measuring_leaves_the_log_zero(choice: EngineChoice) {
