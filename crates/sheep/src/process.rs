@@ -3,6 +3,7 @@
 mod listen;
 mod start;
 
+use crate::cluster::disks;
 use crate::control;
 use crate::daemonize::{self, Starter};
 use crate::data::{DataPlane, VdiDirectory, WorkerConfig};
@@ -110,6 +111,8 @@ fn serve(
     starter: &mut Starter,
     spawn_worker: SpawnWorker,
 ) -> Result<(), String> {
+    // A start that cannot be is refused before it leaves anything.
+    disks::refuse_unfit(&options.store, &options.disks).map_err(|e| told(&e))?;
     // Nobody else is in the directory from here on: its log, sockets and files are ours.
     let store = patiently(|| StoreLock::take(&options.store), is_held).map_err(|e| told(&e))?;
     let pid_file = options.pid_file.as_deref();

@@ -232,6 +232,34 @@ fn a_changed_list_is_refused_and_nothing_is_touched() {
     node.sheep.stop();
 }
 
+/// The store's own memory, and all that a refused start is not to touch.
+#[test]
+fn a_lost_identity_is_what_is_missing() {
+    let mut node = filled(2);
+    node.sheep.stop();
+    let identity = node.sheep.store().join("identity");
+    let away = hide(&identity);
+    let entries = |dir: &Path| -> Vec<_> {
+        let entry = |found: std::io::Result<fs::DirEntry>| {
+            let found = found.expect("an entry");
+            (found.file_name(), found.metadata().expect("stat").modified().expect("a time"))
+        };
+        let mut all: Vec<_> = fs::read_dir(dir).expect("list").map(entry).collect();
+        all.sort();
+        all
+    };
+    let dirs = [node.sheep.store(), &node.disks[0], &node.disks[1]].map(Path::to_owned);
+    let before = dirs.each_ref().map(|dir| entries(dir));
+    let said = node.refused();
+    assert!(said.contains(&format!("{} is missing", identity.display())), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(dirs.each_ref().map(|dir| entries(dir)), before, "nothing was written");
+    fs::rename(away, &identity).expect("bring it back");
+    node.sheep.start();
+    assert_eq!(node.readable().len(), FRAGMENTS);
+    node.sheep.stop();
+}
+
 #[test]
 fn a_damaged_disk_is_lost_and_the_others_serve() {
     let mut node = filled(2);

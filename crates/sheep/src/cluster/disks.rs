@@ -33,6 +33,86 @@ pub struct Found {
     pub identity: Option<Identity>,
 }
 
+/// Looks, before anything is made or written, whether a store that holds nothing can have the disks
+/// that PATH names behind it. A store with data may have lost some: [`find`] knows.
+///
+/// # Errors
+/// The first disk that cannot be taken, and why.
+pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
+    // What cannot be read is for whoever has the store.
+    let Ok(node) = Identity::read(store) else { return Ok(()) };
+    if node.as_ref().is_some_and(|node| !node.is_empty()) {
+        return Ok(());
+    }
+    refuse_twice(store, said)?;
+    for path in said {
+        let found = match std::fs::metadata(path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                // It will be made, but not what it is to be in: that may be a mount that is late.
+                let parent = path.parent().unwrap_or(path);
+                std::fs::metadata(parent).map_err(|e| unusable("create", path, e))?;
+                continue;
+            }
+            Err(e) => return Err(unusable("use", path, e)),
+        };
+        if !found.is_dir() && !device::is_device(path) {
+            let what = format!("{} is not a directory, nor a block device", path.display());
+            return Err(invalid(what));
+        }
+        let known = look(store, path)?;
+        if let Some(known) = &known
+            && (node.is_none() || found.is_dir())
+        {
+            refuse_taken(store, node.as_ref(), path, known)?;
+        }
+        let is_ours = |known: &Identity| node.as_ref().is_some_and(|n| known.node == Some(n.disk));
+        if !found.is_dir() && !known.as_ref().is_some_and(is_ours) {
+            device::refuse_unless_blank(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn refuse_twice(store: &Path, said: &[PathBuf]) -> Result<()> {
+    let own = store.canonicalize().unwrap_or_else(|_| store.to_owned());
+    let mut paths = Vec::with_capacity(said.len());
+    for path in said {
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if real == own || paths.contains(&real) {
+            return Err(invalid(format!("PATH names {} twice", path.display())));
+        }
+        paths.push(real);
+    }
+    Ok(())
+}
+
+/// For a disk that was somebody's. Where the store does not know who it is, that is what may be
+/// wrong.
+fn refuse_taken(
+    store: &Path,
+    node: Option<&Identity>,
+    path: &Path,
+    known: &Identity,
+) -> Result<()> {
+    let shown = path.display();
+    if known.node.is_none() {
+        return Err(invalid(format!("{shown} is a store of its own, not a disk of one")));
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    let mut what = format!("{shown} is a disk of another node and holds data: it is not taken");
+    if node.is_none() {
+        what.push_str(&format!(
+            "; {} is missing: if {shown} is a disk of {}, bring that file back",
+            Identity::file_in(store).display(),
+            store.display()
+        ));
+    }
+    Err(invalid(what))
+}
+
 /// Finds the disks of a store. `said` are those that PATH names behind the store.
 ///
 /// # Errors
@@ -44,15 +124,7 @@ pub fn find(
     said: &[PathBuf],
     take: impl Fn(&Path) -> Result<StoreLock>,
 ) -> Result<Vec<NodeDisk>> {
-    let mut paths = Vec::with_capacity(said.len());
-    for path in said {
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        let own = store.dir().canonicalize().unwrap_or_else(|_| store.dir().to_owned());
-        if real == own || paths.contains(&real) {
-            return Err(invalid(format!("PATH names {} twice", path.display())));
-        }
-        paths.push(real);
-    }
+    refuse_twice(store.dir(), said)?;
     if identity.is_empty() {
         if !said.is_empty() {
             // A start without disks may have made files that held nothing.
@@ -77,12 +149,12 @@ pub fn find(
 }
 
 /// What a path of PATH holds.
-fn look(store: &StoreLock, path: &Path) -> Result<Option<Identity>> {
+fn look(store: &Path, path: &Path) -> Result<Option<Identity>> {
     if !device::is_device(path) {
         return Identity::read(path);
     }
     match device::superblock(path)? {
-        Some(superblock) => Identity::read(&dir_of_device(store.dir(), superblock.disk)),
+        Some(superblock) => Identity::read(&dir_of_device(store, superblock.disk)),
         None => Ok(None),
     }
 }
@@ -112,17 +184,7 @@ fn adopt(
         let lock = take(path)?;
         let identity = match Identity::read(path)? {
             Some(mut known) => {
-                let shown = path.display();
-                if known.node.is_none() {
-                    return Err(invalid(format!(
-                        "{shown} is a store of its own, not a disk of one"
-                    )));
-                }
-                if !known.is_empty() {
-                    return Err(invalid(format!(
-                        "{shown} is a disk of another node and holds data: it is not taken"
-                    )));
-                }
+                refuse_taken(store.dir(), Some(node), path, &known)?;
                 known.remember_node(node.disk)?;
                 known
             }
@@ -152,7 +214,7 @@ fn adopt_device(
     path: &Path,
     take: impl Fn(&Path) -> Result<StoreLock>,
 ) -> Result<NodeDisk> {
-    let known = look(store, path)?.filter(|known| known.node == Some(node.disk));
+    let known = look(store.dir(), path)?.filter(|known| known.node == Some(node.disk));
     let identity = match known {
         Some(known) => known,
         None => {
@@ -181,7 +243,7 @@ fn remembered(
     take: impl Fn(&Path) -> Result<StoreLock>,
 ) -> Result<Vec<NodeDisk>> {
     let mut rest: Vec<(&PathBuf, Result<Option<Identity>>)> =
-        said.iter().map(|path| (path, look(store, path))).collect();
+        said.iter().map(|path| (path, look(store.dir(), path))).collect();
     let holds = |found: &Result<Option<Identity>>, id: DiskId| matches!(found, Ok(Some(identity)) if identity.disk == id);
     let mut disks = Vec::new();
     for KnownDisk { id, path } in &node.disks {
@@ -189,7 +251,7 @@ fn remembered(
         let by_id = rest.iter().position(|(_, found)| holds(found, id));
         let Some(at) = by_id.or_else(|| rest.iter().position(|(said, _)| *said == path)) else {
             let shown = path.display();
-            if holds(&look(store, path), id) {
+            if holds(&look(store.dir(), path), id) {
                 return Err(invalid(format!(
                     "{shown} is missing from PATH: the store {} has the disks {}",
                     store.dir().display(),
@@ -272,6 +334,10 @@ fn list(disks: &[KnownDisk]) -> String {
 
 fn not_there(line: &str) -> Error {
     Error::new(ErrorKind::NotFound, line)
+}
+
+fn unusable(what: &str, path: &Path, error: std::io::Error) -> Error {
+    Error::with_source(ErrorKind::Io, format!("cannot {what} {}", path.display()), error)
 }
 
 fn invalid(line: String) -> Error {

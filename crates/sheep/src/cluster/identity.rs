@@ -100,6 +100,12 @@ impl Identity {
         Ok(identity)
     }
 
+    /// The file that is read and written.
+    #[must_use]
+    pub fn file_in(dir: &Path) -> PathBuf {
+        dir.join(FILE)
+    }
+
     /// Where it is remembered.
     #[must_use]
     pub fn dir(&self) -> &Path {
