@@ -80,6 +80,14 @@ pub fn superblock(path: &Path) -> Result<Option<Superblock>> {
         Ok(block)
     };
     let block = read().map_err(|e| {
+        if e.kind() == io::ErrorKind::UnexpectedEof
+            && let Ok(bytes) = File::open(path).and_then(|file| bytes(&file))
+        {
+            // As a loop device without a file, or an array that is not assembled.
+            let why = if bytes == 0 { "is it attached?" } else { "too few for a disk" };
+            let what = format!("{} has {bytes} bytes: {why}", path.display());
+            return Error::new(ErrorKind::Io, what);
+        }
         Error::with_source(ErrorKind::Io, format!("cannot read {}", path.display()), e)
     })?;
     match Superblock::decode(block.as_ref()) {
