@@ -10,7 +10,7 @@ mod remote;
 mod scrub;
 
 use crate::data::{DataPlane, DiskState, VdiDirectory, WorkerConfig, WorkerDisk};
-use crate::process::told;
+use crate::process::{say, told};
 use disks::{Disks, Slot};
 use exports::DirectoryExports;
 use gateway::Gateway;
@@ -125,7 +125,10 @@ fn work(
     }
     for Slot { path, disk, .. } in &slots {
         if let Err(why) = disk {
-            tracing::error!("the disk {} is lost: {why}", path.display());
+            let line = format!("the disk {} is lost: {why}", path.display());
+            tracing::error!("{line}");
+            // Whoever starts it should not have to look for what does not serve.
+            say(&(line + "\n"));
         }
     }
     let local = tokio::task::LocalSet::new();

@@ -142,6 +142,9 @@ fn fragments_are_spread_and_one_lost_disk_takes_only_its_own() {
         assert!(shown.contains(&format!("lost: {name}: ")), "{shown}");
         let log = fs::read_to_string(node.sheep.store().join("sheep.log")).expect("the log");
         assert!(log.contains(&format!("the disk {name} is lost: ")), "{log}");
+        let said = node.sheep.log();
+        let lines = said.matches(&format!("the disk {name} is lost: ")).count();
+        assert_eq!(lines, round + 1, "one for each start: {said}");
         // The rest goes on being written and read; VDIs come and go.
         let mut client = node.client();
         let at = all[0];
