@@ -74,6 +74,19 @@ fn a_store_of_another_cluster_is_refused() {
     second.start();
     let _ = second.dog().run(&["cluster", "format", "-c", "1"]).ok();
     second.stop();
+    // A new store beside one that has the parent directory's registry, running or not.
+    let own = home.path().join("own");
+    std::fs::create_dir(&own).expect("make a directory");
+    let mut first_there = Sheep::at(&own.join("one"), &[]);
+    first_there.start();
+    let _ = first_there.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let registry = own.join(".sheepdog-local/registry.db");
+    assert!(registry.exists());
+    let cure = format!("{}: for another cluster start with -c local:FILE", registry.display());
+    let mut beside = Sheep::at(&own.join("two"), &[]);
+    assert_refused(&mut beside, &cure);
+    first_there.stop();
+    assert_refused(&mut beside, &cure);
     let mut crossed = Sheep::at(&home.path().join("first"), &["-c", &two]);
     assert_refused(&mut crossed, "belongs to cluster");
     // Where it belongs it is welcome.

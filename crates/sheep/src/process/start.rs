@@ -53,7 +53,9 @@ pub async fn start(
     let take = |path: &Path| patiently(|| StoreLock::take(path), is_held);
     let disks = disks::find(store, &mut identity, &options.disks, take)?;
     let driver = driver(options, &identity)?;
-    let registry = join(&driver, store.dir(), &identity).await?;
+    let Driver::Local { file } = &driver;
+    let registry_file = Driver::local_file(file.as_deref(), store.dir())?;
+    let registry = join(&registry_file, store.dir(), &identity).await?;
     identity.join(registry.cluster(), OsString::from(&driver).to_str().map(str::to_owned));
     if !identity.is_empty() {
         // The registry may have another path now.
@@ -82,7 +84,7 @@ pub async fn start(
                 // The cluster is not to wait for a store that never was part of it.
                 let _ = registry.forget(store.dir()).await;
             }
-            return Err(refused);
+            return Err(with_cure(refused, &registry_file, &identity));
         }
     };
     let fresh = identity.is_empty();
@@ -172,10 +174,25 @@ fn driver(options: &Options, identity: &Identity) -> Result<Driver> {
     }
 }
 
-async fn join(driver: &Driver, store: &Path, identity: &Identity) -> Result<LocalRegistry> {
-    let Driver::Local { file } = driver;
+/// A store that holds nothing found its neighbour's cluster: which that is, and how to have one of
+/// its own.
+fn with_cure(refused: Error, registry: &Path, identity: &Identity) -> Error {
+    let is_taken = matches!(refused.kind(), ErrorKind::Locked | ErrorKind::Invalid);
+    if !is_taken || !identity.is_empty() {
+        return refused;
+    }
+    let line = format!(
+        "{}; that cluster's registry is {}: for another cluster start with -c local:FILE, or put \
+         the store into another directory",
+        told(&refused),
+        registry.display()
+    );
+    Error::new(refused.kind(), line)
+}
+
+async fn join(registry: &Path, store: &Path, identity: &Identity) -> Result<LocalRegistry> {
     let options = LocalOptions {
-        file: Driver::local_file(file.as_deref(), store)?,
+        file: registry.to_owned(),
         member: Some(Member {
             store: store.to_owned(),
             disk: Some(identity.disk),
