@@ -141,8 +141,8 @@ pub struct Options {
 /// A store's log, as `-j` names it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LogPlace {
-    /// Bytes of a new store's log.
-    pub bytes: u64,
+    /// Bytes of a new store's log; `None` for what the store thinks right.
+    pub bytes: Option<u64>,
     /// The directory it is in, absolute, if not the store's.
     pub dir: Option<PathBuf>,
     /// Do not replay it: accepted, and not done.

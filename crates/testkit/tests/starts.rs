@@ -2,13 +2,17 @@
 //! that is in the way of the next.
 
 use sheepdog_testkit::Server;
+use sheepdog_testkit::bins::bin;
 use sheepdog_testkit::kept::{assert_kept, sheep_with_kept};
 use sheepdog_testkit::loopfs::SmallFs;
-use sheepdog_testkit::nbd::{Client, Command};
+use sheepdog_testkit::nbd::{self, Client};
+use sheepdog_testkit::process::run;
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
 
 #[track_caller]
 fn assert_refused(sheep: &mut Sheep, says: &str) {
@@ -38,6 +42,35 @@ fn sheep_refuses_paths_it_cannot_use() {
     assert_refused(&mut Sheep::at(&store, &[]), "another sheep daemon is using");
     assert_kept(&sheep, &content);
     sheep.stop();
+}
+
+#[test]
+fn a_start_with_an_unfit_disk_leaves_nothing() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| home.path().join(name);
+    let null = Path::new("/dev/null").to_owned();
+    std::fs::write(path("file"), b"not a disk").expect("write");
+    for (bad, says) in [
+        (null, "/dev/null is not a directory, nor a block device"),
+        (path("file"), "file is not a directory"),
+        (path("a/b"), "a/b"),
+    ] {
+        let mut sheep = Sheep::at(&path("store"), &[]);
+        sheep.set_disks(&[&path("disk"), &bad]);
+        assert_refused(&mut sheep, says);
+        assert!(!path("store").exists() && !path("disk").exists(), "{says}");
+    }
+}
+
+#[test]
+fn store_without_a_verb_is_no_sheep() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let mut command = Command::new(bin("sheep"));
+    let ended = run(command.arg("store").current_dir(home.path()), b"");
+    assert_eq!(ended.code, 64, "{}", ended.stderr);
+    assert!(ended.stderr.contains("say ./store"), "{}", ended.stderr);
+    assert!(ended.stderr.contains("Usage: sheep store list"), "{}", ended.stderr);
+    assert!(!home.path().join("store").exists());
 }
 
 #[test]
@@ -171,6 +204,14 @@ fn the_log_may_be_elsewhere_and_is_missed_when_it_is_gone() {
     let read = without.dog().run(&["vdi", "read", "disk"]).ok().stdout;
     assert!(read == [9; 1 << 20]);
     without.stop();
+    let said = without.log();
+    assert!(said.contains("-j skip has no effect") && !said.contains("-j size"), "{said}");
+    let mut other_size = Sheep::at(&store, &["-j", "size=128M"]);
+    other_size.start();
+    let said = other_size.log();
+    let notice = format!("-j size has no effect: {} has a log of 67108864 bytes", store.display());
+    assert!(said.contains(&notice), "{said}");
+    other_size.stop();
     let elsewhere = format!("size=64M,dir={}", home.path().display());
     assert_refused(&mut Sheep::at(&store, &["-j", &elsewhere]), "logs, not in");
     let away = home.path().join("away");
@@ -213,7 +254,7 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     let mut data = vec![0; 1 << 20];
     let error = loop {
         Rng::new(written).fill(&mut data);
-        let reply = client.call(Command::Write, 0, written << 20, 1 << 20, &data);
+        let reply = client.call(nbd::Command::Write, 0, written << 20, 1 << 20, &data);
         match reply.expect("an answer, not a dead sheep").error {
             0 => written += 1,
             error => break error,
@@ -251,7 +292,7 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     Rng::new(10).fill(&mut data);
     client.write(10 << 20, &data).expect("an overwrite needs no space");
     // Room is made by discarding, on the full disk, and can be used at once.
-    let reply = client.call(Command::Trim, 0, 0, 8 << 20, &[]).expect("an answer");
+    let reply = client.call(nbd::Command::Trim, 0, 0, 8 << 20, &[]).expect("an answer");
     assert_eq!(reply.error, 0);
     for at in 0..4 {
         client.write(at << 20, &data).expect("there is room again");

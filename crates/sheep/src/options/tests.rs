@@ -59,7 +59,10 @@ fn every_option_says_what_it_means() {
     assert_eq!(options.nbd, "127.0.0.1:10809".parse().ok());
     assert_eq!(options.nbd_group, Some(0));
     assert_eq!(options.io, EngineChoice::Blocking);
-    assert_eq!(options.journal.as_ref().map(|j| j.bytes), Some(1 << 30));
+    assert_eq!(options.journal.as_ref().and_then(|j| j.bytes), Some(1 << 30));
+    let skip = run("-j skip");
+    assert_eq!(skip.journal.as_ref().and_then(|j| j.bytes), None);
+    assert_eq!(skip.notices.len(), 1);
 }
 
 #[test]
@@ -111,6 +114,7 @@ fn bad_input_has_one_exact_line() {
         ("-c local:", "cluster driver 'local:' names no file".to_owned()),
         ("-c zookeeper:a:1", "cluster driver 'zookeeper' is not in this build".to_owned()),
         ("-j dir=/x", "you must specify size for journal".to_owned()),
+        ("-j skip,dir=/x", "you must specify size for journal".to_owned()),
         ("-j skip=yes,size=1g", "Invalid journal option 'skip'".to_owned()),
         ("-j sise=1g", "Invalid journal option 'sise'".to_owned()),
         ("-j size=63m", "invalid size 63m, must be bigger than 64(M)".to_owned()),
@@ -214,7 +218,7 @@ fn the_file_speaks_where_the_command_line_is_silent() {
     assert!(options.foreground);
     assert_eq!(options.nbd, "127.0.0.1:10810".parse().ok());
     assert_eq!(options.log.level, Level::Debug);
-    assert_eq!(options.journal.as_ref().map(|j| j.bytes), Some(128 << 20));
+    assert_eq!(options.journal.as_ref().and_then(|j| j.bytes), Some(128 << 20));
     let options = run(&format!("/from/line --config {}", file.display()));
     assert_eq!(options.store, Path::new("/from/line"));
 }

@@ -200,8 +200,11 @@ pub fn journal(text: &OsStr) -> Result<LogPlace, Refusal> {
             }
         }
     }
-    let bytes = size.ok_or_else(|| Refusal::new("you must specify size for journal"))?;
-    Ok(LogPlace { bytes, dir, skip })
+    // What has no effect needs no size.
+    if size.is_none() && (dir.is_some() || !skip) {
+        return Err(Refusal::new("you must specify size for journal"));
+    }
+    Ok(LogPlace { bytes: size, dir, skip })
 }
 
 /// `-l`.

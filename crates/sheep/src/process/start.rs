@@ -3,7 +3,7 @@
 //! next start would stumble over.
 
 use super::listen::{self, Sockets};
-use super::{SpawnWorker, is_held, patiently, told};
+use super::{SpawnWorker, is_held, patiently, say, told};
 use crate::cluster::{self, Identities, Identity, disks};
 use crate::control::Listeners;
 use crate::data::{WorkerConfig, WorkerDisk};
@@ -13,7 +13,7 @@ use sheepdog_registry::{
     Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
 };
 use sheepdog_store::{StoreFiles, StoreLock, device, space};
-use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Result};
+use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Geometry, Result};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
@@ -234,16 +234,26 @@ fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Res
         if let Some(dir) = options.journal.as_ref().and_then(|journal| journal.dir.as_deref()) {
             store.check_log_is_in(dir)?;
         }
-        if options.journal.as_ref().is_some_and(|journal| journal.bytes != files.log_bytes) {
-            tracing::warn!(
-                "the store has a log of {} bytes already; another size is for new stores",
+        let bytes = options.journal.as_ref().and_then(|journal| journal.bytes);
+        // The log on a device is whole units, any other whole blocks.
+        let is_it = |bytes: u64| {
+            [BLOCK_SIZE as u64, Geometry::STANDARD.chunk_bytes()]
+                .iter()
+                .any(|whole| bytes.checked_next_multiple_of(*whole) == Some(files.log_bytes))
+        };
+        if bytes.is_some_and(|bytes| !is_it(bytes)) {
+            let line = format!(
+                "-j size has no effect: {} has a log of {} bytes already",
+                path.display(),
                 files.log_bytes
             );
+            tracing::warn!("{line}");
+            say(&(line + "\n"));
         }
         return Ok(files);
     }
-    let bytes = match &options.journal {
-        Some(journal) => journal.bytes.next_multiple_of(BLOCK_SIZE as u64),
+    let bytes = match options.journal.as_ref().and_then(|journal| journal.bytes) {
+        Some(bytes) => bytes.next_multiple_of(BLOCK_SIZE as u64),
         None if free_space(path)? / 8 < LOG_BYTES => LOG_BYTES_SMALL,
         None => LOG_BYTES,
     };
