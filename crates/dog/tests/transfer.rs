@@ -394,7 +394,8 @@ fn a_full_cluster_is_told() {
     place.dog(&["import", "v"], "disk").is(
         1,
         "",
-        "Failed to import VDI v: Server has no space for new objects: as told\n",
+        "Failed to import VDI v: Server has no space for new objects: as told\n\
+         VDI v stays incomplete: delete it, or import it again\n",
     );
     assert!(place.sheep.state().vdi("v").entry.incomplete);
     assert!(place.sheep.state().in_flight.1 <= 16);

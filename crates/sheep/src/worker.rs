@@ -114,7 +114,7 @@ fn work(
                 Err(why)
             }
         };
-        slots.push(Slot { id, path, disk });
+        slots.push(Slot::new(id, path, disk));
     }
     // Where nothing else is served, somebody should look at a disk first that is there and cannot be
     // opened.

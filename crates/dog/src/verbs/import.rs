@@ -13,6 +13,7 @@ use crate::print::{self, vdi::Change, vdi::Transfer};
 use crate::progress;
 use indicatif::ProgressBar;
 use rustix::fs::FileType;
+use sheepdog_types::ErrorKind;
 use sheepdog_wire::{Close, Connection, Flush, ImportBegin, ImportFinish, VdiDelete, VdiSelector};
 use std::ffi::OsStr;
 
@@ -61,6 +62,10 @@ pub async fn import(cx: &mut Context<'_>) -> Result<()> {
     let bar = progress::bar(header.size, cx.mode, cx.out.is_terminal());
     let written = match fill(&sheep, handle, source, &bar).await {
         Ok(written) => written,
+        Err(Stop::Sheep(error)) if error.kind() == ErrorKind::NoSpace => {
+            let hint = format!("VDI {name} stays incomplete: delete it, or import it again");
+            return Err(answered(error).and(hint));
+        }
         Err(Stop::Sheep(error)) => return Err(answered(error)),
         Err(Stop::Image(why)) => {
             // A damaged image stays damaged: nothing to keep for a second try.

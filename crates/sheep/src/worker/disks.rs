@@ -5,7 +5,12 @@ use crate::cluster::ShardPack;
 use crate::data::{Capacity, DiskState};
 use sheepdog_store::Disk;
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result};
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
+
+/// Bytes that a disk must have more than when it last refused a write before it is said to have space
+/// again: what is free is an estimate, and clients try again all the time.
+const SPACE_AGAIN: u64 = 8 << 20;
 
 /// One of them.
 pub struct Slot {
@@ -15,9 +20,38 @@ pub struct Slot {
     pub path: PathBuf,
     /// Open, or why it was lost before it could be opened.
     pub disk: Result<Disk, String>,
+    /// What was free when it last refused a write for want of space, since it began to.
+    full: Cell<Option<u64>>,
 }
 
 impl Slot {
+    /// Open, or lost already.
+    pub const fn new(id: DiskId, path: PathBuf, disk: Result<Disk, String>) -> Self {
+        Self { id, path, disk, full: Cell::new(None) }
+    }
+
+    /// It had no space for a write. That is said once, until it has space again.
+    fn refused(&self) {
+        let Ok(disk) = &self.disk else { return };
+        if self.full.replace(Some(disk.usage().free)).is_none() {
+            tracing::warn!(
+                "the disk {} is full: writes that need more space are refused",
+                self.path.display()
+            );
+        }
+    }
+
+    /// Says that there is space again, if it was full.
+    fn look_for_space(&self) {
+        if let (Ok(disk), Some(was)) = (&self.disk, self.full.get())
+            && !disk.is_failed()
+            && disk.usage().free >= was + SPACE_AGAIN
+        {
+            self.full.set(None);
+            tracing::warn!("the disk {} has space again", self.path.display());
+        }
+    }
+
     /// Why the disk cannot be used, if it cannot.
     fn lost(&self) -> Option<String> {
         match &self.disk {
@@ -97,6 +131,18 @@ impl Disks {
 
     fn slot(&self, fragment: FragmentId) -> Option<&Slot> {
         self.slots.get(*self.order.get(self.shards.place(fragment))?)
+    }
+
+    /// The disk of a fragment had no space for a write to it.
+    pub fn refused(&self, fragment: FragmentId) {
+        if let Some(slot) = self.slot(fragment) {
+            slot.refused();
+        }
+    }
+
+    /// Says which of those that were full have space again.
+    pub fn look_for_space(&self) {
+        self.slots.iter().for_each(Slot::look_for_space);
     }
 
     /// Whether one is not lost.

@@ -54,7 +54,11 @@ impl Gateway {
     ) -> Result<Answer> {
         let disk = self.disks.of(fragment)?;
         let version = self.primary.borrow_mut().next(fragment);
-        disk.command(command(version)).await
+        let done = disk.command(command(version)).await;
+        if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            self.disks.refused(fragment);
+        }
+        done
     }
 
     async fn read_blocks(

@@ -120,7 +120,11 @@ impl DataPlane for Remote {
     }
 
     fn has_disk(&self) -> BoxFuture<'_, Result<bool>> {
-        let work = |w: Rc<Worker>| async move { w.gateway.disks().is_any_left() };
+        let work = |w: Rc<Worker>| async move {
+            // Asked every second: the time to look at all that changes by itself.
+            w.gateway.disks().look_for_space();
+            w.gateway.disks().is_any_left()
+        };
         Box::pin(async move { self.ask(work).await })
     }
 

@@ -58,7 +58,7 @@ fn open(dir: &Path, engine: EngineChoice, interval: u64, lost: Option<usize>) ->
     for (at, id) in DISKS.into_iter().enumerate() {
         let path = dir.join(at.to_string());
         if lost == Some(at) {
-            slots.push(Slot { id, path, disk: Err("it fell".to_owned()) });
+            slots.push(Slot::new(id, path, Err("it fell".to_owned())));
             continue;
         }
         let store = StoreLock::take(&path).expect("lock");
@@ -75,7 +75,7 @@ fn open(dir: &Path, engine: EngineChoice, interval: u64, lost: Option<usize>) ->
         })
         .expect("opens");
         locks.push(store);
-        slots.push(Slot { id, path, disk: Ok(disk) });
+        slots.push(Slot::new(id, path, Ok(disk)));
     }
     let mut shards = ShardPack::spread(None, &DISKS.map(|id| (id, 1 << 30))).expect("spread");
     shards.interval = Interval(interval);
