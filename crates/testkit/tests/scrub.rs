@@ -41,6 +41,12 @@ fn rot_is_found_while_the_disk_is_idle() {
         .collect();
     assert!(findings[0].starts_with("kept at 2097152: "), "{findings:?}");
     assert!(findings[1].starts_with("kept at 5242880: "), "{findings:?}");
+    // People are told the first, scripts get the table of old.
+    let shown = sheep.dog().run(&["node", "md", "info"]).ok().text();
+    let line =
+        format!("bad: {}: 2 bad places: the first: kept at 2097152: ", sheep.store().display());
+    assert!(shown.lines().last().is_some_and(|last| last.starts_with(&line)), "{shown}");
+    assert_eq!(sheep.dog().run(&["node", "md", "info", "-r"]).ok().text().lines().count(), 1);
     let log = fs::read_to_string(sheep.store().join("sheep.log")).expect("the log");
     assert_eq!(log.matches("scrub: ").count(), 2, "{log}");
     // All else is well, and what is written anew is well again.

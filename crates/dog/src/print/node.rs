@@ -120,6 +120,16 @@ pub fn disks(out: &mut Output, mode: Mode, nodes: &[NodeSpace], all: bool) -> Re
             let (path, why) = (disk.path.escape_debug(), disk.lost.escape_debug());
             out.text(&format!("lost: {path}: {why}\n"))?;
         }
+        for disk in node.disks.iter().filter(|disk| disk.bad > 0 && mode == Mode::Human) {
+            let (path, bad) = (disk.path.escape_debug(), disk.bad);
+            let places = if bad == 1 { "place" } else { "places" };
+            // The others are in the JSON.
+            let first = disk.findings.first().map_or_else(String::new, |first| {
+                let which = if bad == 1 { "" } else { "the first: " };
+                format!(": {which}{}", first.escape_debug())
+            });
+            out.text(&format!("bad: {path}: {bad} bad {places}{first}\n"))?;
+        }
     }
     Ok(())
 }
