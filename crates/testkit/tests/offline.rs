@@ -149,6 +149,25 @@ fn damage_is_named_with_its_place_and_owner_and_the_rest_is_saved() {
     assert_eq!(offline(&["check", store_of(&sheep)]).code, 0, "the table was written anew");
 }
 
+#[test]
+fn an_image_does_not_take_the_place_of_a_store() {
+    let (mut sheep, content) = sheep_with_kept();
+    sheep.stop();
+    let store = store_of(&sheep);
+    let home = tempfile::tempdir_in(sheep.store().parent().expect("a parent")).expect("a place");
+    let link = home.path().join("link");
+    fs::hard_link(sheep.store().join("data"), &link).expect("link");
+    for file in [sheep.store().join("data"), sheep.store().join("new"), link] {
+        let export = offline(&["export", store, "kept", path(&file), "--force"]);
+        assert_eq!(export.code, 1, "{}", export.stderr);
+        assert!(export.stderr.contains("choose another file"), "{}", export.stderr);
+    }
+    assert!(!sheep.store().join("new").exists());
+    sheep.start();
+    assert_kept(&sheep, &content);
+    sheep.stop();
+}
+
 fn store_of(sheep: &Sheep) -> &str {
     path(sheep.store())
 }
