@@ -11,4 +11,5 @@ pub mod offline;
 pub mod options;
 pub mod pidfile;
 pub mod process;
+mod regular;
 pub mod worker;

@@ -9,6 +9,7 @@ mod primary;
 mod remote;
 mod scrub;
 
+use crate::cluster::disks::same_disk;
 use crate::data::{DataPlane, DiskState, VdiDirectory, WorkerConfig, WorkerDisk};
 use crate::process::{say, told};
 use disks::{Disks, Slot};
@@ -18,7 +19,7 @@ use primary::Primary;
 use remote::{Job, Remote};
 use scrub::Scrub;
 use sheepdog_nbd::Server;
-use sheepdog_store::{Disk, DiskConfig};
+use sheepdog_store::{Disk, DiskConfig, device};
 use sheepdog_storelog::{Command, Limits};
 use sheepdog_types::{Error, ErrorKind, Result};
 use std::rc::Rc;
@@ -85,6 +86,15 @@ fn work(
         .map_err(failed("start the data worker"))?;
     let (mut slots, mut unopened) = (Vec::with_capacity(config.disks.len()), None);
     for WorkerDisk { path, id, files } in config.disks {
+        // Two names of one device that was blank: what was prepared under the first shows under the
+        // second, before anything is written there.
+        if config.fresh
+            && device::is_device(&path)
+            && let Some(found) = device::superblock(&path)?
+            && let Some(first) = slots.iter().find(|slot: &&Slot| slot.id == found.disk)
+        {
+            return Err(same_disk(&first.path, &path));
+        }
         let opened = files.and_then(|files| {
             open(DiskConfig {
                 dir: path.clone(),

@@ -69,14 +69,19 @@ pub(crate) fn open(path: &Path, for_writing: bool) -> Result<File> {
     }
 }
 
-/// The superblock at the start of a device or of a copy of one; `None` if there is none.
+/// The superblock at the start of a device or of a copy of one; `None` if there is none. Of a device
+/// it is what is on it now, also if it was written under another name of the same device.
 ///
 /// # Errors
 /// [`ErrorKind::VersionMismatch`] for a newer one, [`ErrorKind::Io`] when it cannot be read.
 pub fn superblock(path: &Path) -> Result<Option<Superblock>> {
     let read = || -> io::Result<PageBuf> {
         let mut block = PageBuf::zeroed(BLOCK_SIZE);
-        File::open(path)?.read_exact_at(block.as_mut(), 0)?;
+        // Each name of a device has a page cache of its own.
+        let direct = if is_device(path) { OFlags::DIRECT } else { OFlags::empty() };
+        let mut options = File::options();
+        let file = options.read(true).custom_flags(direct.bits() as i32).open(path)?;
+        file.read_exact_at(block.as_mut(), 0)?;
         Ok(block)
     };
     let block = read().map_err(|e| {

@@ -8,7 +8,7 @@ use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, 
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Store,
 };
-use sheepdog_types::{Error, ErrorKind, PageBuf, Result};
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, PageBuf, Result};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -19,7 +19,7 @@ pub struct OfflineStore {
     store: Box<Store>,
     files: Files,
     /// Keeps a sheep from starting meanwhile, where the directory can hold a lock.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What opening found.
@@ -49,16 +49,12 @@ impl OfflineStore {
     /// can be read, [`ErrorKind::VersionMismatch`].
     pub fn open(path: &Path, links: Option<&Path>) -> Result<(Self, Found)> {
         let lock = lock(path)?;
-        let files = if path.is_dir() {
-            let data = path.join(DATA);
-            if device::is_device(&data) {
-                Files::of_device(&data, Some(path))?
-            } else {
-                Files { data: open(&data)?, log: open(&path.join(LOG))?, inside: None, units: None }
-            }
-        } else {
-            Files::of_device(path, links)?
-        };
+        let (mut opened, found) = Self::open_files(Files::at(path, links)?)?;
+        opened.lock = lock;
+        Ok((opened, found))
+    }
+
+    fn open_files(files: Files) -> Result<(Self, Found)> {
         let limits = Limits { logged_bytes: 0, ..Limits::STANDARD };
         let mut effects = Vec::new();
         let mut opening = Opening::salvage(limits, &mut effects);
@@ -72,7 +68,7 @@ impl OfflineStore {
             if let Some(opened) = opening.completed(files.perform(id, &op), &mut effects) {
                 let (store, report) = opened?;
                 let found = Found { report, damage: opening.take_damage() };
-                return Ok((Self { store, files, _lock: lock }, found));
+                return Ok((Self { store, files, lock: None }, found));
             }
         }
     }
@@ -105,6 +101,43 @@ impl OfflineStore {
             let done = self.files.perform(id, &op);
             self.store.handle(Input::Completed(done), &mut effects);
         }
+    }
+}
+
+/// Whether the store in a directory, or on a device with its links in `links`, was prepared at most:
+/// no fragment, no batch, and no damage that may hide one. Only such a one may be prepared again.
+/// For who has its lock; nothing is written.
+///
+/// # Errors
+/// Those of [`OfflineStore::open`].
+pub fn is_unused(path: &Path, links: Option<&Path>) -> Result<bool> {
+    let lacks = |dir: &Path, name: &str| dir.join(name).symlink_metadata().is_err();
+    if path.is_dir() {
+        // What is cleared, having been looked at, loses its data first.
+        if lacks(path, DATA) {
+            return Ok(true);
+        }
+    } else if device::own_superblock(path)?.log_is_elsewhere()
+        && links.is_some_and(|links| lacks(links, DATA) || lacks(links, LOG))
+    {
+        // Cleared in the same order, and a crash came before the links were whole again: that of
+        // the log is made when the log is.
+        return Ok(true);
+    }
+    let files = Files::at(path, links)?;
+    // A crash while preparing leaves data without a superblock, or a torn one; the log was zeros
+    // then. The first batch of a log is at its beginning.
+    let first = DiskOp::Read { area: Area::Log, offset: 0, len: BLOCK_SIZE };
+    let first = files.perform(OpId(0), &first).result;
+    match OfflineStore::open_files(files) {
+        Ok((_, Found { report, damage })) => {
+            let none = report.fragments == 0 && report.batches == 0 && !report.torn_tail;
+            Ok(none && damage.is_empty())
+        }
+        Err(error) if error.kind() == ErrorKind::Io => {
+            Ok(first.is_ok_and(|block| block.iter().all(|byte| *byte == 0)))
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -149,6 +182,18 @@ fn open(path: &Path) -> Result<File> {
 }
 
 impl Files {
+    /// Those of a store in a directory, on a device, or in a copy of one.
+    fn at(path: &Path, links: Option<&Path>) -> Result<Self> {
+        if !path.is_dir() {
+            return Self::of_device(path, links);
+        }
+        let data = path.join(DATA);
+        if device::is_device(&data) {
+            return Self::of_device(&data, Some(path));
+        }
+        Ok(Self { data: open(&data)?, log: open(&path.join(LOG))?, inside: None, units: None })
+    }
+
     /// Those of a device or of a copy of one.
     fn of_device(path: &Path, links: Option<&Path>) -> Result<Self> {
         let data = open(path)?;

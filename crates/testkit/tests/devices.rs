@@ -369,3 +369,62 @@ fn a_device_that_became_smaller_is_not_written_to() {
     assert!(sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout == content);
     sheep.stop();
 }
+
+/// As with a directory: an identity of before the format takes no data.
+#[test]
+fn a_device_with_data_is_not_prepared_again() {
+    let Some(device) = LoopDevice::new(256 * MIB) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&device]);
+    sheep.start();
+    let identity = sheep.store().join("identity");
+    let old = fs::read(&identity).expect("identity");
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "8M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 8 << 20]).ok();
+    sheep.stop();
+    let new = fs::read(&identity).expect("identity");
+    fs::write(&identity, &old).expect("write");
+    let (_, said) = sheep.try_start().expect_err("there is data");
+    let path = device.path().display();
+    assert!(said.contains(&format!("the disk {path} holds data, but its identity")), "{said}");
+    fs::write(&identity, &new).expect("write");
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 8 << 20]);
+    sheep.stop();
+}
+
+/// What two names of one device show is not taken for two disks, blank or not.
+#[test]
+fn a_device_with_two_names_is_one_disk() {
+    let Some(one) = LoopDevice::new(256 * MIB) else { return };
+    let Some(other) = LoopDevice::at(&one.image()) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&one, &other]);
+    let same = format!("{} and {} are the same disk", one.path().display(), other.path().display());
+    for _ in 0..2 {
+        // Blank first, then prepared under the first name.
+        let (_, said) = sheep.try_start().expect_err("it is one disk");
+        assert!(said.contains(&same), "{said}");
+    }
+    let node = home.path().join("node");
+    let made = run(Command::new("cp").arg("-a").args([one.path(), &node]), b"").ok();
+    assert_eq!(made.stderr, "");
+    sheep.set_disks(&[one.path(), &node]);
+    let (_, said) = sheep.try_start().expect_err("it is one disk");
+    assert!(said.contains(&format!("PATH names {} twice", node.display())), "{said}");
+    // Named once it is taken, under either name.
+    name(&mut sheep, &[&other]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "8M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 8 << 20]).ok();
+    sheep.stop();
+    name(&mut sheep, &[&one, &other]);
+    let (_, said) = sheep.try_start().expect_err("it is one disk");
+    assert!(said.contains("is not a disk of the store"), "{said}");
+    name(&mut sheep, &[&one]);
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 8 << 20]);
+    sheep.stop();
+}

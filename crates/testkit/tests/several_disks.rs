@@ -460,3 +460,107 @@ fn before_the_format_any_list_will_do() {
     node.sheep.stop();
     wait_until("it is gone", || !node.sheep.socket().exists());
 }
+
+/// The disks remember the cluster before their node does. A format that ends in between leaves
+/// disks that hold nothing: the node takes them again, and so does another one later.
+#[test]
+fn a_format_that_came_to_nothing_keeps_nobody_from_starting() {
+    let home = tempfile::tempdir().expect("directory");
+    let disks = ["a", "b"].map(|name| home.path().join(name));
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", "size=64M"]);
+    sheep.set_disks(&disks.each_ref().map(PathBuf::as_path));
+    sheep.start();
+    let obstacle = disks[1].join("identity.new");
+    fs::create_dir(&obstacle).expect("an obstacle");
+    let ended = sheep.dog().run(&["cluster", "format", "-c", "1"]);
+    assert_ne!(ended.code, 0, "{}", ended.stderr);
+    sheep.stop();
+    fs::remove_dir(&obstacle).expect("remove");
+    let remembers = |dir: &Path| {
+        let text = fs::read_to_string(dir.join("identity")).expect("identity");
+        text.lines().any(|line| line.starts_with("cluster = "))
+    };
+    assert!(remembers(&disks[0]) && !remembers(&disks[1]) && !remembers(sheep.store()));
+    sheep.start();
+    assert!(!remembers(&disks[0]), "what came to nothing is forgotten");
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    sheep.kill();
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 16 << 20]);
+    sheep.stop();
+}
+
+/// An identity of before the format, put back by mistake, takes no disk's data.
+#[test]
+fn an_old_identity_of_the_store_takes_no_data() {
+    let home = tempfile::tempdir().expect("directory");
+    let disks = ["a", "b"].map(|name| home.path().join(name));
+    let mut sheep = Sheep::at(&home.path().join("store"), &["-j", "size=64M"]);
+    sheep.set_disks(&disks.each_ref().map(PathBuf::as_path));
+    sheep.start();
+    sheep.stop();
+    let identity = sheep.store().join("identity");
+    let old = fs::read(&identity).expect("identity");
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    sheep.stop();
+    let new = fs::read(&identity).expect("identity");
+    fs::write(&identity, &old).expect("write");
+    let third = home.path().join("third");
+    let lists: [&[&Path]; 3] = [&[&third, &disks[0], &disks[1]], &[&disks[1]], &[]];
+    for list in lists {
+        sheep.set_disks(list);
+        let (status, said) = sheep.try_start().expect_err("there is data");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(" holds data, but its identity knows of no cluster: "), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(!third.exists(), "nothing was made");
+        assert_eq!(fs::read(&identity).expect("identity"), old, "nothing was written");
+    }
+    fs::write(&identity, &new).expect("write");
+    sheep.set_disks(&disks.each_ref().map(PathBuf::as_path));
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 16 << 20]);
+    sheep.stop();
+}
+
+/// New disks are told apart before they are made, and none of them is in another.
+#[test]
+fn a_new_list_names_each_disk_once_and_none_in_another() {
+    let home = tempfile::tempdir().expect("directory");
+    let at = |name: &str| home.path().join(name);
+    fs::create_dir(at("b")).expect("directory");
+    for (link, to) in [("l", "a"), ("m", "l"), ("c", "d"), ("d", "c")] {
+        std::os::unix::fs::symlink(to, at(link)).expect("a link");
+    }
+    let mut sheep = Sheep::at(&at("store"), &["-j", "size=64M"]);
+    let is_in = "must be beside each other";
+    for (disks, says) in [
+        (["a", "b/../a"], "b/../a twice"),
+        (["a", "l"], "/l twice"),
+        (["m", "a"], "/a twice"),
+        (["a", "store/../a/x/.."], "x/.. twice"),
+        (["a", "store/x"], is_in),
+        (["a", ""], is_in),
+        (["a", "a/x"], is_in),
+        (["l/x", "a"], is_in),
+        (["a", "b/../store/x"], is_in),
+        (["a", "c"], "/c: "),
+    ] {
+        let paths = disks.map(|name| if name.is_empty() { home.path().into() } else { at(name) });
+        sheep.set_disks(&paths.each_ref().map(PathBuf::as_path));
+        let (status, said) = sheep.try_start().expect_err("no list");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(says) && said.lines().count() == 1, "{disks:?}: {said}");
+        assert_eq!(at("a").exists(), says == "/c: ", "{disks:?}");
+    }
+    // A longer name that begins like another is another directory.
+    let paths = [at("a"), at("a2")];
+    sheep.set_disks(&paths.each_ref().map(PathBuf::as_path));
+    sheep.start();
+    sheep.stop();
+}

@@ -346,3 +346,61 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
     check(&mut client, 24);
 }
+
+/// An identity of before the format, put back by mistake: whether the data is still in the log or
+/// in its places, it is not prepared anew, and the registry stays where it is.
+#[test]
+fn an_old_identity_takes_no_data() {
+    let mut sheep = Sheep::unformatted(&[]);
+    sheep.stop();
+    let identity = sheep.store().join("identity");
+    let old = std::fs::read(&identity).expect("identity");
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "8M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 8 << 20]).ok();
+    for killed in [true, false] {
+        if killed {
+            sheep.kill();
+        } else {
+            sheep.stop();
+        }
+        let new = std::fs::read(&identity).expect("identity");
+        std::fs::write(&identity, &old).expect("write");
+        assert_refused(&mut sheep, " holds data, but its identity knows of no cluster: restore");
+        // Nor does another store take what seems to hold nothing for gone.
+        let mut other = Sheep::at(&sheep.store().with_file_name("other"), &[]);
+        assert_refused(&mut other, "the cluster's data is on disk");
+        let registry = sheep.store().with_file_name(".sheepdog-local");
+        let aside = std::fs::read_dir(&registry).expect("read").any(|entry| {
+            let name = entry.expect("entry").file_name().into_string().expect("UTF-8");
+            // With the uuid of its cluster.
+            name.strip_prefix("registry.db.").is_some_and(|end| end.len() == 36)
+        });
+        assert!(!aside, "the registry was moved aside");
+        std::fs::write(&identity, &new).expect("write");
+        sheep.start();
+        assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 8 << 20]);
+    }
+    sheep.stop();
+}
+
+/// Nobody writes to these pipes, and nobody reads them: a start does not wait for that.
+#[test]
+fn a_pipe_in_place_of_a_file_is_refused_at_once() {
+    for name in ["store/identity", "store/sheep.log", "disk/identity"] {
+        let home = tempfile::tempdir().expect("a temporary directory");
+        let (file, disk) = (home.path().join(name), home.path().join("disk"));
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("create");
+        let mut make = std::process::Command::new("mkfifo");
+        assert_eq!(sheepdog_testkit::process::run(make.arg(&file), b"").ok().stderr, "");
+        let mut sheep = Sheep::at(&home.path().join("store"), &[]);
+        if file.starts_with(&disk) {
+            sheep.set_disks(&[&disk]);
+        }
+        assert_refused(&mut sheep, "it is not a file");
+        std::fs::remove_file(&file).expect("remove");
+        sheep.start();
+        sheep.stop();
+    }
+}

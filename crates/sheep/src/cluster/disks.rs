@@ -6,12 +6,17 @@
 //! `STORE/disks/UUID`, and the uuid is in the device's superblock.
 
 use super::{DISKS_MAX, Identity, KnownDisk};
-use sheepdog_store::{StoreLock, device};
+use crate::process::told;
+use sheepdog_store::{StoreLock, device, offline};
 use sheepdog_types::{DiskId, Error, ErrorKind, Result};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Component, Path, PathBuf};
 
 /// Where the small files of devices are, in the store.
 const DEVICES: &str = "disks";
+
+/// So many links the kernel follows.
+const LINKS_MAX: usize = 40;
 
 /// A disk of this node.
 #[derive(Debug)]
@@ -44,7 +49,8 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
     if node.as_ref().is_some_and(|node| !node.is_empty()) {
         return Ok(());
     }
-    refuse_twice(store, said)?;
+    let places = refuse_twice(store, said)?;
+    refuse_nested(&places)?;
     for path in said {
         let found = match std::fs::metadata(path) {
             Ok(found) => found,
@@ -74,17 +80,16 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn refuse_twice(store: &Path, said: &[PathBuf]) -> Result<()> {
-    let own = store.canonicalize().unwrap_or_else(|_| store.to_owned());
-    let mut paths = Vec::with_capacity(said.len());
+fn refuse_twice(store: &Path, said: &[PathBuf]) -> Result<Vec<Place>> {
+    let mut places = vec![Place::of(store)];
     for path in said {
-        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if real == own || paths.contains(&real) {
+        let place = Place::of(path);
+        if places.iter().any(|other| other.is(&place)) {
             return Err(invalid(format!("PATH names {} twice", path.display())));
         }
-        paths.push(real);
+        places.push(place);
     }
-    Ok(())
+    Ok(places)
 }
 
 /// For a disk that was somebody's. Where the store does not know who it is, that is what may be
@@ -99,7 +104,8 @@ fn refuse_taken(
     if known.node.is_none() {
         return Err(invalid(format!("{shown} is a store of its own, not a disk of one")));
     }
-    if known.is_empty() {
+    // One of this node may remember the cluster of a format that was interrupted.
+    if known.is_empty() || node.is_some_and(|node| known.node == Some(node.disk)) {
         return Ok(());
     }
     let mut what = format!("{shown} is a disk of another node and holds data: it is not taken");
@@ -124,12 +130,24 @@ pub fn find(
     said: &[PathBuf],
     take: impl Fn(&Path) -> Result<StoreLock>,
 ) -> Result<Vec<NodeDisk>> {
-    refuse_twice(store.dir(), said)?;
+    let places = refuse_twice(store.dir(), said)?;
     if identity.is_empty() {
+        // A node that has data this way keeps it.
+        refuse_nested(&places)?;
+    }
+    if identity.is_empty() {
+        // An identity of before the format, put back by mistake, knows nothing of what came later.
+        refuse_used("the store", store.dir(), None)?;
+        for KnownDisk { id, path } in &identity.disks {
+            if holds(&look(store.dir(), path), *id) {
+                refuse_used("the disk", path, Some(&dir_of_device(store.dir(), *id)))?;
+            }
+        }
         if !said.is_empty() {
             // A start without disks may have made files that held nothing.
+            let disks = adopt(store, identity, said, take)?;
             store.clear()?;
-            return adopt(store, identity, said, take);
+            return Ok(disks);
         }
         // An earlier start without data may have named disks.
         identity.remember_disks(Vec::new())?;
@@ -148,6 +166,72 @@ pub fn find(
     remembered(store, identity, said, take)
 }
 
+/// Where a path of PATH leads.
+struct Place {
+    said: PathBuf,
+    /// Without links.
+    real: PathBuf,
+    /// Whether it is a device, and which; or file system and inode: a directory may be mounted in
+    /// two places, a device have two nodes.
+    inode: Option<(bool, u64, u64)>,
+}
+
+impl Place {
+    fn of(path: &Path) -> Self {
+        let inode = std::fs::metadata(path).ok().map(|found| {
+            if found.file_type().is_block_device() {
+                (true, found.rdev(), 0)
+            } else {
+                (false, found.dev(), found.ino())
+            }
+        });
+        Self { said: path.to_owned(), real: resolved(path, LINKS_MAX), inode }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        self.real == other.real || (self.inode.is_some() && self.inode == other.inode)
+    }
+}
+
+/// Where a path leads, also if what it names is not there yet.
+fn resolved(path: &Path, links_left: usize) -> PathBuf {
+    if let Ok(real) = path.canonicalize() {
+        return real;
+    }
+    let Some(parent) = path.parent() else {
+        return path.to_owned();
+    };
+    match (path.read_link(), links_left.checked_sub(1)) {
+        (Ok(to), Some(links_left)) => return resolved(&parent.join(to), links_left),
+        // In circles: nothing will be made there.
+        (Ok(_), None) => return path.to_owned(),
+        (Err(_), _) => {}
+    }
+    let parent = resolved(parent, links_left);
+    match path.components().next_back() {
+        Some(Component::ParentDir) => parent.parent().map_or(parent.clone(), Path::to_owned),
+        Some(Component::Normal(name)) => parent.join(name),
+        _ => parent,
+    }
+}
+
+/// A directory in another one of the node is taken for a part of that: who removes it, or mounts
+/// something over it, has the other one too.
+fn refuse_nested(places: &[Place]) -> Result<()> {
+    for outer in places {
+        let inside =
+            |inner: &&Place| inner.real != outer.real && inner.real.starts_with(&outer.real);
+        if let Some(inner) = places.iter().find(inside) {
+            return Err(invalid(format!(
+                "{} is in {}: the store and its disks must be beside each other",
+                inner.said.display(),
+                outer.said.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// What a path of PATH holds.
 fn look(store: &Path, path: &Path) -> Result<Option<Identity>> {
     if !device::is_device(path) {
@@ -156,6 +240,31 @@ fn look(store: &Path, path: &Path) -> Result<Option<Identity>> {
     match device::superblock(path)? {
         Some(superblock) => Identity::read(&dir_of_device(store, superblock.disk)),
         None => Ok(None),
+    }
+}
+
+/// Whether what was found in a place is that disk.
+fn holds(found: &Result<Option<Identity>>, id: DiskId) -> bool {
+    matches!(found, Ok(Some(identity)) if identity.disk == id)
+}
+
+/// What is to be prepared must hold nothing, whatever its identity says.
+fn refuse_used(what: &str, path: &Path, links: Option<&Path>) -> Result<()> {
+    let but = "its identity knows of no cluster";
+    match offline::is_unused(path, links) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(invalid(format!(
+            "{what} {} holds data, but {but}: restore the file 'identity'; 'sheep store' gets at \
+             the data",
+            path.display()
+        ))),
+        Err(error) if matches!(error.kind(), ErrorKind::Locked | ErrorKind::VersionMismatch) => {
+            Err(error)
+        }
+        Err(error) => Err(Error::new(
+            error.kind(),
+            format!("{what} {} may hold data, but {but}: {}", path.display(), told(&error)),
+        )),
     }
 }
 
@@ -175,29 +284,46 @@ fn adopt(
     if said.len() > DISKS_MAX {
         return Err(invalid(format!("{} disks, at most {DISKS_MAX}", said.len())));
     }
-    let mut disks = Vec::new();
+    // All are looked at before anything is written to one.
+    let mut looked = Vec::with_capacity(said.len());
     for path in said {
-        if device::is_device(path) {
-            disks.push(adopt_device(store, node, path, &take)?);
-            continue;
+        looked.push(if device::is_device(path) {
+            look_at_device(store, node, path)?.map(|known| (None, known))
+        } else if path.exists() {
+            let lock = take(path)?;
+            look_at_directory(store, node, &lock)?.map(|known| (Some(lock), known))
+        } else {
+            None
+        });
+    }
+    let seen = |known: &Option<(_, Identity)>| known.as_ref().map(|(_, known)| known.disk);
+    for (at, (path, id)) in said.iter().zip(looked.iter().map(seen)).enumerate() {
+        let before = looked.iter().take(at).position(|other| id.is_some() && seen(other) == id);
+        if let Some(other) = before.and_then(|before| said.get(before)) {
+            return Err(same_disk(other, path));
         }
-        let lock = take(path)?;
-        let identity = match Identity::read(path)? {
-            Some(mut known) => {
-                refuse_taken(store.dir(), Some(node), path, &known)?;
+    }
+    let mut disks = Vec::new();
+    for (path, known) in said.iter().zip(looked) {
+        let (lock, identity) = match known {
+            Some((lock, mut known)) => {
                 known.remember_node(node.disk)?;
-                known
+                (lock, known)
             }
-            None if lock.is_prepared()? => {
-                return Err(Error::new(
-                    ErrorKind::Io,
-                    format!(
-                        "the disk {} has data, but its file 'identity' is missing",
-                        path.display()
-                    ),
-                ));
+            None if device::is_device(path) => (None, new_device(store, node)?),
+            None => {
+                let lock = take(path)?;
+                (Some(lock), Identity::create(path, Some(node.disk))?)
             }
-            None => Identity::create(path, Some(node.disk))?,
+        };
+        let lock = match lock {
+            Some(lock) => lock,
+            None => {
+                let lock = take(identity.dir())?;
+                // Whatever was prepared holds nothing, and is prepared anew.
+                lock.clear()?;
+                lock
+            }
         };
         let id = identity.disk;
         let found = Found { lock: Some(lock), identity: Some(identity) };
@@ -207,32 +333,53 @@ fn adopt(
     Ok(disks)
 }
 
-/// A device that is blank, or was made a disk of this node before there was any data.
-fn adopt_device(
+/// Two names that PATH has for what is one disk by what is on it.
+#[must_use]
+pub fn same_disk(one: &Path, other: &Path) -> Error {
+    invalid(format!("{} and {} are the same disk: name it once", one.display(), other.display()))
+}
+
+/// A directory that is there: `None` if it is no disk yet.
+fn look_at_directory(
     store: &StoreLock,
     node: &Identity,
-    path: &Path,
-    take: impl Fn(&Path) -> Result<StoreLock>,
-) -> Result<NodeDisk> {
-    let known = look(store.dir(), path)?.filter(|known| known.node == Some(node.disk));
-    let identity = match known {
-        Some(known) => known,
+    lock: &StoreLock,
+) -> Result<Option<Identity>> {
+    let shown = lock.dir().display();
+    let Some(known) = Identity::read(lock.dir())? else {
+        if lock.is_prepared()? {
+            let what = format!("the disk {shown} has data, but its file 'identity' is missing");
+            return Err(Error::new(ErrorKind::Io, what));
+        }
+        return Ok(None);
+    };
+    refuse_taken(store.dir(), Some(node), lock.dir(), &known)?;
+    refuse_used("the disk", lock.dir(), None)?;
+    Ok(Some(known))
+}
+
+/// A device: `None` if it is blank, else it was made a disk of this node before there was any data.
+fn look_at_device(store: &StoreLock, node: &Identity, path: &Path) -> Result<Option<Identity>> {
+    match look(store.dir(), path)?.filter(|known| known.node == Some(node.disk)) {
+        Some(known) => {
+            refuse_used("the disk", path, Some(known.dir()))?;
+            Ok(Some(known))
+        }
         None => {
             device::refuse_unless_blank(path)?;
-            let id = Identity::new_disk();
-            let dir = dir_of_device(store.dir(), id);
-            std::fs::create_dir_all(&dir).map_err(|e| {
-                Error::with_source(ErrorKind::Io, format!("cannot create {}", dir.display()), e)
-            })?;
-            Identity::create_of(id, &dir, Some(node.disk))?
+            Ok(None)
         }
-    };
-    let lock = take(identity.dir())?;
-    // Whatever was prepared holds nothing, and is prepared anew.
-    lock.clear()?;
-    let id = identity.disk;
-    let found = Found { lock: Some(lock), identity: Some(identity) };
-    Ok(NodeDisk { id, path: path.to_owned(), found: Ok(found) })
+    }
+}
+
+/// A blank device becomes a disk.
+fn new_device(store: &StoreLock, node: &Identity) -> Result<Identity> {
+    let id = Identity::new_disk();
+    let dir = dir_of_device(store.dir(), id);
+    std::fs::create_dir_all(&dir).map_err(|e| {
+        Error::with_source(ErrorKind::Io, format!("cannot create {}", dir.display()), e)
+    })?;
+    Identity::create_of(id, &dir, Some(node.disk))
 }
 
 /// The disks of a node with data.
@@ -244,7 +391,6 @@ fn remembered(
 ) -> Result<Vec<NodeDisk>> {
     let mut rest: Vec<(&PathBuf, Result<Option<Identity>>)> =
         said.iter().map(|path| (path, look(store.dir(), path))).collect();
-    let holds = |found: &Result<Option<Identity>>, id: DiskId| matches!(found, Ok(Some(identity)) if identity.disk == id);
     let mut disks = Vec::new();
     for KnownDisk { id, path } in &node.disks {
         let id = *id;

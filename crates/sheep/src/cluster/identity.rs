@@ -2,9 +2,10 @@
 //! anything else in a store, and before its cluster may get data. With several disks the store's
 //! directory names them, and each of them names the store.
 
+use crate::regular;
 use sheepdog_types::{DiskId, Error, ErrorKind, Result};
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -57,11 +58,17 @@ impl Identity {
         let failed = |e: std::io::Error| {
             Error::with_source(ErrorKind::Io, format!("cannot read {}", path.display()), e)
         };
-        match std::fs::metadata(&path) {
-            Ok(found) if found.len() > BYTES_MAX => Err(damaged(&path, "it is too long")),
-            Ok(_) => {
-                let text = std::fs::read_to_string(&path).map_err(failed)?;
-                parse(dir, &path, &text).map(Some)
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = regular::open(&path, File::options().read(true))?;
+            let mut bytes = Vec::new();
+            file.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        match read() {
+            Ok(bytes) if bytes.len() as u64 > BYTES_MAX => Err(damaged(&path, "it is too long")),
+            Ok(bytes) => {
+                let text = str::from_utf8(&bytes).map_err(|_| damaged(&path, "it is not TOML"))?;
+                parse(dir, &path, text).map(Some)
             }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(failed(e)),
@@ -143,12 +150,13 @@ impl Identity {
         self.change(Self { disks, ..self.clone() })
     }
 
-    /// Remembers, durably, the store this disk belongs to. It must hold nothing.
+    /// Remembers, durably, the store this disk belongs to. It must hold nothing: a cluster that it
+    /// remembers, of a format that came to nothing, is forgotten.
     ///
     /// # Errors
     /// As [`Identity::remember_cluster`].
     pub fn remember_node(&mut self, node: DiskId) -> Result<()> {
-        self.change(Self { node: Some(node), ..self.clone() })
+        self.change(Self { node: Some(node), cluster: None, registry: None, ..self.clone() })
     }
 
     fn change(&mut self, new: Self) -> Result<()> {

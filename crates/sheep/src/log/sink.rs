@@ -1,6 +1,7 @@
 //! Where lines go. A line that cannot be written is lost: the log never stops the daemon.
 
-use std::fs::{File, OpenOptions};
+use crate::regular;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -87,7 +88,7 @@ fn syslog_socket() -> Option<UnixDatagram> {
 
 impl LogFile {
     pub fn open(path: PathBuf, bytes_max: u64) -> std::io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).open(&path)?;
+        let file = regular::open(&path, File::options().append(true).create(true))?;
         let bytes = file.metadata()?.len();
         Ok(Self { path, file, bytes, bytes_max })
     }

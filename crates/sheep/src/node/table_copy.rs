@@ -2,12 +2,13 @@
 //! change of the registry, soon but never in anybody's way: nothing is served from it.
 
 use super::Node;
+use crate::regular;
 use sheepdog_storelog::checksum::crc32c;
 use sheepdog_types::{Error, ErrorKind, Result};
 use sheepdog_volume::table_copy::TableCopy;
 use sheepdog_volume::{cluster, table};
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -106,7 +107,12 @@ fn write(dir: &Path, copy: &TableCopy) -> Result<()> {
 /// read, [`ErrorKind::VersionMismatch`].
 pub fn read(dir: &Path) -> Result<TableCopy> {
     let path = dir.join(FILE);
-    let bytes = std::fs::read(&path).map_err(|e| {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        regular::open(&path, File::options().read(true))?.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(|e| {
         let kind = match e.kind() {
             // A device or a copy of one holds none.
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::NotFound,

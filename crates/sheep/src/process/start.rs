@@ -12,7 +12,7 @@ use crate::options::Options;
 use sheepdog_registry::{
     Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
 };
-use sheepdog_store::{StoreFiles, StoreLock, device, space};
+use sheepdog_store::{StoreFiles, StoreLock, device, offline, space};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Geometry, Result};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -215,10 +215,21 @@ async fn join(registry: &Path, store: &Path, identity: &Identity) -> Result<Loca
 
 /// Whether the store in another directory never belonged to a formatted cluster.
 fn store_is_empty(dir: &Path) -> std::io::Result<bool> {
+    let other = |error: Error| std::io::Error::other(told(&error));
     match Identity::read(dir) {
-        Ok(Some(identity)) => Ok(identity.is_empty()),
+        Ok(Some(identity)) if !identity.is_empty() => Ok(false),
+        Ok(Some(identity)) => {
+            // One of before the format, put back by mistake, is not believed.
+            let disks = identity.disks.iter().map(|known| known.path.as_path());
+            for dir in [dir].into_iter().chain(disks.filter(|path| path.is_dir())) {
+                if !offline::is_unused(dir, None).map_err(other)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
         Ok(None) => directory_is_empty(dir),
-        Err(error) => Err(std::io::Error::other(told(&error))),
+        Err(error) => Err(other(error)),
     }
 }
 
