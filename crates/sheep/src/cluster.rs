@@ -12,7 +12,7 @@ use crate::node::{Me, now};
 use bytes::Bytes;
 use sheepdog_registry::{Registry, Session, WatchEvent};
 use sheepdog_types::kv::{Change, Compare, Outcome, Txn};
-use sheepdog_types::{DiskId, Error, ErrorKind, Result};
+use sheepdog_types::{DiskId, Error, ErrorKind, Interval, Result};
 use sheepdog_volume::cluster::{CLUSTER_KEY, EPOCH_PREFIX, EpochRecord, epoch_key};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -118,6 +118,31 @@ pub async fn begin_interval(
         }
     }
     Err(too_many("the shard records"))
+}
+
+/// Begins an interval above `known`, which a store has versions of though the registry never gave
+/// it, in place of the one that `pack` began: a registry that went back in time must not make
+/// versions anew. Durable when it returns.
+///
+/// # Errors
+/// [`ErrorKind::Conflict`] when another one began an interval, and those of the registry.
+pub async fn raise_interval(
+    registry: &dyn Registry,
+    pack: ShardPack,
+    known: Interval,
+) -> Result<ShardPack> {
+    let entry = registry.get(SHARDS_KEY).await?.filter(|entry| entry.value == pack.encode());
+    let raised = pack.after(known)?;
+    if let Some(entry) = entry {
+        let txn = Txn {
+            compares: vec![Compare::Unchanged(SHARDS_KEY.to_owned(), entry.modified)],
+            changes: vec![Change::Put(SHARDS_KEY.to_owned(), raised.encode())],
+        };
+        if let Outcome::Committed(_) = registry.commit(txn).await? {
+            return Ok(raised);
+        }
+    }
+    Err(Error::new(ErrorKind::Conflict, "the shard records were changed by another sheep"))
 }
 
 /// Adds an epoch if the cluster is formatted and its node has another address or weight now.

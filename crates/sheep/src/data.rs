@@ -5,7 +5,7 @@
 use crate::cluster::ShardPack;
 use bytes::Bytes;
 use sheepdog_store::{EngineChoice, StoreFiles};
-use sheepdog_types::{DiskId, LineageId, Result, Vid};
+use sheepdog_types::{DiskId, Interval, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, ZeroMode};
 use std::future::Future;
 use std::net::TcpListener;
@@ -192,8 +192,12 @@ pub struct WorkerDisk {
     pub files: Result<StoreFiles>,
 }
 
+/// Raises the interval of a run above one that a disk has versions of; see
+/// [`crate::cluster::raise_interval`].
+pub type RaiseInterval =
+    Box<dyn FnOnce(ShardPack, Interval) -> BoxFuture<'static, Result<ShardPack>> + Send>;
+
 /// Everything the data worker is given.
-#[derive(Debug)]
 pub struct WorkerConfig {
     /// Its disks.
     pub disks: Vec<WorkerDisk>,
@@ -211,6 +215,8 @@ pub struct WorkerConfig {
     /// The interval of this run, in which all versions are newer than any before, and where the
     /// shards are.
     pub shards: ShardPack,
+    /// Begins a later interval where a disk knows as late a one.
+    pub raise: RaiseInterval,
     /// `DIR/nbd.sock`, listening, not blocking.
     pub nbd_unix: UnixListener,
     /// NBD over TCP, listening, not blocking.

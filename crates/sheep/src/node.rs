@@ -23,6 +23,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
+use table_copy::Copies;
 use tables::{Current, Tables};
 use tokio::sync::{Notify, watch};
 
@@ -72,6 +73,8 @@ pub struct Node {
     pub me: Me,
     /// The VDI table and the cluster's record.
     pub tables: Tables,
+    /// The copies of that table in the stores.
+    pub copies: Copies,
     /// Which VDIs are open here, by control connections.
     pub gates: Gates,
     /// What the store and its disks remember of their cluster.
@@ -92,6 +95,7 @@ impl Node {
         Self {
             me,
             tables: Tables::new(registry),
+            copies: Copies::default(),
             gates: Gates::default(),
             identities: Mutex::new(identities),
             data: OnceLock::new(),

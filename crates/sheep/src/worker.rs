@@ -21,7 +21,7 @@ use scrub::Scrub;
 use sheepdog_nbd::Server;
 use sheepdog_store::{Disk, DiskConfig, device};
 use sheepdog_storelog::{Command, Limits};
-use sheepdog_types::{Error, ErrorKind, Result};
+use sheepdog_types::{Error, ErrorKind, Interval, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -85,6 +85,7 @@ fn work(
         .build()
         .map_err(failed("start the data worker"))?;
     let (mut slots, mut unopened) = (Vec::with_capacity(config.disks.len()), None);
+    let mut newest = Interval(0);
     for WorkerDisk { path, id, files } in config.disks {
         // Two names of one device that was blank: what was prepared under the first shows under the
         // second, before anything is written there.
@@ -108,7 +109,10 @@ fn work(
             })
         });
         let disk = match opened {
-            Ok(disk) => Ok(disk),
+            Ok((disk, known)) => {
+                newest = newest.max(known);
+                Ok(disk)
+            }
             // Nothing is lost yet, or a start without it is not for us to decide.
             Err(error)
                 if config.fresh
@@ -141,10 +145,20 @@ fn work(
             say(&(line + "\n"));
         }
     }
+    let mut shards = config.shards;
+    if newest >= shards.interval {
+        tracing::warn!(
+            "the registry began interval {}, but the disks know interval {}: the registry \
+             went back in time; going on above that",
+            shards.interval.0,
+            newest.0
+        );
+        shards = runtime.block_on((config.raise)(shards, newest))?;
+    }
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
-        let interval = config.shards.interval;
-        let disks = Disks::new(slots, config.shards)?;
+        let interval = shards.interval;
+        let disks = Disks::new(slots, shards)?;
         for (_, disk) in disks.open() {
             tokio::task::spawn_local(disk.clone().run());
         }
@@ -177,8 +191,8 @@ fn work(
     })
 }
 
-/// Opens one disk and says so.
-fn open(config: DiskConfig) -> Result<Disk> {
+/// Opens one disk and says so; with the newest interval it has versions of.
+fn open(config: DiskConfig) -> Result<(Disk, Interval)> {
     let path = config.dir.clone();
     let (disk, report) = Disk::open(config)?;
     tracing::info!(
@@ -190,7 +204,7 @@ fn open(config: DiskConfig) -> Result<Disk> {
         report.records,
         if report.torn_tail { ", an unfinished batch dropped" } else { "" }
     );
-    Ok(disk)
+    Ok((disk, report.newest))
 }
 
 /// Doors first, then what other threads asked for, then everything home.

@@ -112,6 +112,13 @@ impl Index {
         self.places.len()
     }
 
+    /// The newest head of all. Looks at every fragment: for opening.
+    #[must_use]
+    pub fn newest_head(&self) -> Version {
+        let heads = self.slots.iter().flatten().map(|entry| entry.head);
+        heads.max().unwrap_or(Version::ZERO)
+    }
+
     /// Blocks that hold space, or will once they are home.
     #[must_use]
     pub const fn stored_blocks(&self) -> u64 {

@@ -20,7 +20,7 @@ use crate::io::{Area, Completion, DiskOp, OpId};
 use crate::space::Space;
 use crate::store::{Limits, Store};
 use bytes::Bytes;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, Result};
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Interval, PageBuf, Result};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Disk operations kept in flight while opening.
@@ -66,6 +66,9 @@ pub struct OpenReport {
     pub records: u64,
     /// Whether a torn, never acknowledged batch was dropped at the end.
     pub torn_tail: bool,
+    /// Of the newest version there is, in the index or in what was replayed: new versions must come
+    /// from a later one, or the store takes none.
+    pub newest: Interval,
 }
 
 /// What a read is for.

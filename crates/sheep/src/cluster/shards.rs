@@ -95,6 +95,15 @@ impl ShardPack {
         Ok(self)
     }
 
+    /// The same in an interval after this and after `known`.
+    ///
+    /// # Errors
+    /// As [`ShardPack::next`].
+    pub fn after(self, known: Interval) -> Result<Self> {
+        let interval = self.interval.max(known);
+        Self { interval, ..self }.next()
+    }
+
     /// The position of a fragment's disk.
     #[must_use]
     pub fn place(&self, fragment: FragmentId) -> usize {

@@ -2,7 +2,7 @@
 
 use super::connection::Session;
 use super::convert;
-use crate::node::{lock, now};
+use crate::node::{lock, now, table_copy};
 use bytes::Bytes;
 use sheepdog_registry::FORMATTED_KEY;
 use sheepdog_types::kv::{Change, Compare, Txn};
@@ -100,6 +100,7 @@ impl Session {
             self.forget_epochs().await?;
             if self.commit_format(&record, created_until_now).await? {
                 tracing::info!("cluster formatted with {} copies", record.redundancy);
+                table_copy::settled(&self.node).await;
                 return Ok(ClusterFormatReply {
                     cluster_id: record.uuid.to_vec(),
                     redundancy: Some(convert::redundancy(record.redundancy)),

@@ -2,6 +2,7 @@
 
 use super::connection::{Open, Session};
 use super::convert;
+use crate::node::table_copy;
 use crate::node::tables::Current;
 use crate::node::usage::occupied;
 use crate::node::{ImportMark, lock, now, view};
@@ -86,6 +87,7 @@ impl Session {
             })
             .await?;
         self.cut_off(record.vid).await?;
+        table_copy::settled(&self.node).await;
         Ok(Done {})
     }
 
@@ -237,6 +239,7 @@ impl Session {
         decide: impl FnMut(&Current) -> Result<Decision> + Send,
     ) -> Result<VdiChanged> {
         let record = self.decide(decide).await?;
+        table_copy::settled(&self.node).await;
         Ok(VdiChanged { vdi: Some(convert::entry(&record)) })
     }
 }

@@ -7,6 +7,7 @@ use sheepdog_types::{Error, ErrorKind, Result};
 use sheepdog_volume::cluster::{CLUSTER_KEY, ClusterRecord};
 use sheepdog_volume::table::{self, Table};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Mutex;
 
 /// How often a change is decided anew before it is given up.
@@ -52,19 +53,27 @@ pub struct Tables {
     registry: Arc<dyn Registry>,
     /// Held during a change, so that those of one node never conflict with each other.
     cache: Mutex<Option<Arc<Current>>>,
+    /// Of the last change made here.
+    committed: AtomicU64,
 }
 
 impl Tables {
     /// Reads nothing yet.
     #[must_use]
     pub fn new(registry: Arc<dyn Registry>) -> Self {
-        Self { registry, cache: Mutex::new(None) }
+        Self { registry, cache: Mutex::new(None), committed: AtomicU64::new(0) }
     }
 
     /// The registry itself.
     #[must_use]
     pub fn registry(&self) -> &Arc<dyn Registry> {
         &self.registry
+    }
+
+    /// The moment of the last change that was made here.
+    #[must_use]
+    pub fn committed(&self) -> Revision {
+        Revision(self.committed.load(Ordering::Relaxed))
     }
 
     /// Everything as it is now.
@@ -95,6 +104,7 @@ impl Tables {
             let (txn, said) = decide(&current)?;
             match self.registry.commit(txn.clone()).await {
                 Ok(Outcome::Committed(at)) => {
+                    self.committed.fetch_max(at.0, Ordering::Relaxed);
                     *cache = follow(&current, &txn, at);
                     return Ok(said);
                 }

@@ -1,13 +1,13 @@
-//! The order of a start: listeners, the store's identity, the registry, the claim, the interval,
-//! the store's files, the data worker. Each step fails with one line and leaves nothing that the
-//! next start would stumble over.
+//! The order of a start: listeners, the store's identity, the registry, that it is not an older
+//! one put back, the claim, the interval, the store's files, the data worker. Each step fails with
+//! one line and leaves nothing that the next start would stumble over.
 
 use super::listen::{self, Sockets};
 use super::{SpawnWorker, is_held, patiently, say, told};
 use crate::cluster::{self, Identities, Identity, disks};
 use crate::control::Listeners;
 use crate::data::{WorkerConfig, WorkerDisk};
-use crate::node::{Me, Node, disk_watch};
+use crate::node::{Me, Node, disk_watch, table_copy};
 use crate::options::Options;
 use sheepdog_registry::{
     Driver, Joined, LocalOptions, LocalRegistry, Member, Registry, Session, directory_is_empty,
@@ -15,7 +15,7 @@ use sheepdog_registry::{
 use sheepdog_store::{StoreFiles, StoreLock, device, offline, space};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Error, ErrorKind, Geometry, Result};
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Bytes of a new store's log unless told.
@@ -56,11 +56,6 @@ pub async fn start(
     let Driver::Local { file } = &driver;
     let registry_file = Driver::local_file(file.as_deref(), store.dir())?;
     let registry = join(&registry_file, store.dir(), &identity).await?;
-    identity.join(registry.cluster(), OsString::from(&driver).to_str().map(str::to_owned));
-    if !identity.is_empty() {
-        // The registry may have another path now.
-        identity.remember_cluster()?;
-    }
     let me = Me::new(options.address, options.port, options.zone, driver.to_string());
     let who = format!(
         "{} with {}",
@@ -72,7 +67,18 @@ pub async fn start(
         let path = disks.iter().find(|disk| disk.id == id).map_or(store.dir(), |disk| &disk.path);
         free_space(path)
     };
+    // Where the node's copies of the VDI table may be.
+    let copies = disks
+        .iter()
+        .flat_map(|disk| [disk.path.clone(), disks::dir_of_device(store.dir(), disk.id)]);
+    let copies: Vec<PathBuf> = copies.chain([store.dir().to_owned()]).collect();
     let taken_in = async {
+        table_copy::refuse_older(&registry, registry.cluster(), &registry_file, copies).await?;
+        identity.join(registry.cluster(), OsString::from(&driver).to_str().map(str::to_owned));
+        if !identity.is_empty() {
+            // The registry may have another path now.
+            identity.remember_cluster()?;
+        }
         let claim = cluster::claim(&registry, &who).await?;
         let shards = cluster::begin_interval(&registry, &ids, weight).await?;
         Ok::<_, Error>((claim, shards))
@@ -111,6 +117,12 @@ pub async fn start(
         nosync: options.nosync,
         scrub: options.scrub,
         shards,
+        raise: {
+            let registry = registry.clone();
+            Box::new(move |shards, known| {
+                Box::pin(async move { cluster::raise_interval(&registry, shards, known).await })
+            })
+        },
         nbd_unix: bound.nbd_unix,
         nbd_tcp: bound.nbd_tcp,
         queue: WorkerConfig::QUEUE,

@@ -104,7 +104,9 @@ impl Opening {
         if !self.records.is_empty() || store.space.recycled_units() > 0 {
             store.dirty_since = Some(0);
         }
+        let replayed = self.records.iter().map(|replayed| replayed.record.version);
         let report = OpenReport {
+            newest: replayed.fold(store.index.newest_head(), Ord::max).interval,
             fragments: store.index.count(),
             batches: seqs.len() as u64,
             records: self.records.len() as u64,
