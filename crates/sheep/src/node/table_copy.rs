@@ -14,12 +14,16 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
 const FILE: &str = "table";
+/// What will be [`FILE`]: whole, but a loss of power may still take it.
 const NEW_FILE: &str = "table.new";
+const UNFINISHED_FILE: &str = "table.tmp";
+/// The longest that it stays so while changes follow each other.
+const DURABLE_WITHIN: Duration = Duration::from_secs(1);
 /// A change is written at once, those that follow soon together, unless somebody waits for them.
 const BETWEEN: Duration = Duration::from_millis(200);
 /// How long to wait after it could not be written.
@@ -57,7 +61,7 @@ pub async fn run(node: Arc<Node>) {
     }
     let last = async {
         save(&node).await?;
-        sync(&node).await
+        in_all(&node, make_durable).await
     };
     if let Err(error) = last.await {
         tracing::warn!("{}", error.full());
@@ -65,14 +69,19 @@ pub async fn run(node: Arc<Node>) {
 }
 
 async fn follow(node: &Node) {
+    let mut durable = Instant::now();
     loop {
         let changed = async {
             let copied = save(node).await?;
-            if wanted_within(node, BETWEEN).await {
+            let wanted = wanted_within(node, BETWEEN).await;
+            if wanted && durable.elapsed() < DURABLE_WITHIN {
                 return Ok::<_, Error>(());
             }
-            // Nobody waits any more. That the file is whole was seen to before.
-            sync(node).await?;
+            in_all(node, make_durable).await?;
+            durable = Instant::now();
+            if wanted {
+                return Ok(());
+            }
             let mut changes = node.tables.registry().watch("", copied).await?;
             changes.next().await.map(drop)
         };
@@ -115,14 +124,6 @@ fn is_copied(key: &str) -> bool {
     key.starts_with(cluster::CLUSTER_KEY) || key.starts_with(table::PREFIX)
 }
 
-/// What was written is found after a loss of power, too.
-async fn sync(node: &Node) -> Result<()> {
-    let sync = |dir: &Path| {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| cannot_copy(&dir.join(FILE), e))
-    };
-    in_all(node, sync).await
-}
-
 /// Does something in all directories of the node at the same time: with many disks, waiting for each
 /// in turn would take long.
 async fn in_all(
@@ -154,9 +155,10 @@ fn ended(written: std::result::Result<Result<()>, tokio::task::JoinError>) -> Re
     written.map_err(|e| Error::with_source(ErrorKind::Internal, "write the VDI table", e))?
 }
 
-/// There when it returns, even if the process is killed; see [`sync`].
+/// There when it returns, even if the process is killed. Not yet durable: whoever waits for it does
+/// not wait for the disk.
 fn write(dir: &Path, copy: &TableCopy) -> Result<()> {
-    let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
+    let (path, new) = (dir.join(NEW_FILE), dir.join(UNFINISHED_FILE));
     // What knows more of the cluster than its registry is all there is of that.
     if let Ok(there) = read(dir)
         && there.cluster == copy.cluster
@@ -176,10 +178,25 @@ fn write(dir: &Path, copy: &TableCopy) -> Result<()> {
         let mut file = options.write(true).create(true).truncate(true).mode(0o640).open(&new)?;
         file.write_all(&bytes)?;
         file.write_all(&crc32c(&bytes).to_le_bytes())?;
-        file.sync_all()?;
         std::fs::rename(&new, &path)
     };
     write().map_err(|e| cannot_copy(&path, e))
+}
+
+/// What was written is found after a loss of power, too.
+fn make_durable(dir: &Path) -> Result<()> {
+    let (path, new) = (dir.join(FILE), dir.join(NEW_FILE));
+    let make_durable = || -> io::Result<()> {
+        match File::open(&new) {
+            Ok(file) => file.sync_all()?,
+            // It is already.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        std::fs::rename(&new, &path)?;
+        File::open(dir)?.sync_all()
+    };
+    make_durable().map_err(|e| cannot_copy(&path, e))
 }
 
 fn cannot_copy(path: &Path, e: io::Error) -> Error {
@@ -251,10 +268,18 @@ fn is_ahead(copy: &TableCopy, listing: &Listing) -> bool {
 /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Io`] when it is damaged or cannot be
 /// read, [`ErrorKind::VersionMismatch`].
 pub fn read(dir: &Path) -> Result<TableCopy> {
-    let path = dir.join(FILE);
+    match (read_file(&dir.join(FILE)), read_file(&dir.join(NEW_FILE))) {
+        // One of them was left behind.
+        (Ok(one), Ok(new)) if one.cluster == new.cluster && one.revision > new.revision => Ok(one),
+        (_, Ok(new)) => Ok(new),
+        (one, Err(_)) => one,
+    }
+}
+
+fn read_file(path: &Path) -> Result<TableCopy> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        regular::open(&path, File::options().read(true))?.read_to_end(&mut bytes)?;
+        regular::open(path, File::options().read(true))?.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().map_err(|e| {
@@ -296,6 +321,9 @@ mod tests {
         let there = || read(dir.path()).expect("a copy");
         for next in [copy(1, 5, &[]), copy(1, 5, &[]), copy(1, 6, &[])] {
             write(dir.path(), &next).expect("write");
+            assert_eq!(there(), next);
+            make_durable(dir.path()).expect("rename");
+            make_durable(dir.path()).expect("nothing to do");
             assert_eq!(there(), next);
         }
         let error = write(dir.path(), &copy(1, 5, &[])).expect_err("older");
