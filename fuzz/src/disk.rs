@@ -5,8 +5,8 @@ use bytes::Bytes;
 use sheepdog_storelog::format::batch::BatchHeader;
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_storelog::{
-    Answer, Command, CommandId, Effect, Input, Limits, Opening, Store, Superblock, ZeroKind,
-    prepare,
+    Answer, Command, CommandId, Effect, Input, LOG_HAS_OWNER, Limits, Opening, Store, Superblock,
+    ZeroKind, prepare,
 };
 use sheepdog_types::{
     BLOCK_SIZE, DiskId, Error, FragmentId, Geometry, Interval, LineageId, PageBuf, Version, Vid,
@@ -202,10 +202,12 @@ impl Made {
             log_unit: LOG_UNIT,
             geometry: Geometry::new(2, 4).expect("legal"),
             log_fua: true,
-            features: 0,
+            features: LOG_HAS_OWNER,
         };
         let mut disk = Disk { data: Vec::new(), log: vec![0; LOG_BYTES as usize] };
-        disk.perform(OpId(0), &prepare(&superblock).expect("the log is large enough"));
+        for op in prepare(&superblock).expect("the log is large enough") {
+            disk.perform(OpId(0), &op);
+        }
         let (mut store, _) = disk.open(false).expect("it is sound");
         let mut made = Self {
             disk: Disk::default(),

@@ -26,7 +26,7 @@ pub struct Areas {
 pub struct LogInside {
     /// Bytes of unit 0.
     pub unit_bytes: u64,
-    /// Bytes of the log, whole units.
+    /// Bytes of the log area, whole units.
     pub log_bytes: u64,
 }
 

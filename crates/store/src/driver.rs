@@ -11,10 +11,12 @@ use crate::files::{StoreFiles, free_bytes};
 use crate::ready::Ready;
 use sheepdog_storelog::io::{Area, Completion, DiskOp, OpId};
 use sheepdog_storelog::{
-    Answer, Command, CommandId, Effect, Input, LOG_ELSEWHERE, Limits, OpenReport, Opening, Stats,
-    Store, Superblock, Usage, prepare,
+    Answer, Command, CommandId, Effect, Input, LOG_ELSEWHERE, LOG_HAS_OWNER, Limits, OWNER_BYTES,
+    OpenReport, Opening, Stats, Store, Superblock, Usage, prepare,
 };
-use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
+use sheepdog_types::{
+    BLOCK_SIZE, DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid,
+};
 use slab::Slab;
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -134,45 +136,56 @@ impl Disk {
         wait_for_predecessor(&files.areas)?;
         let mut engine = open_engine(&files.areas, choice, DurableMethod::Dsync)?;
         if fresh {
-            let measured = measure_durable(engine.as_mut(), files.log_unit, files.log_bytes)?;
+            // The last block of the log area says whose it is; the ring ends before it.
+            let log_bytes = files.log_bytes.saturating_sub(OWNER_BYTES);
+            let measured = measure_durable(engine.as_mut(), files.log_unit, log_bytes)?;
             let elsewhere = files.device_units.is_some() && !files.areas.has_log_inside();
             let superblock = Superblock {
                 disk,
                 cluster,
                 log_id,
-                log_bytes: files.log_bytes,
+                log_bytes,
                 log_unit: files.log_unit as u32,
                 geometry: Geometry::STANDARD,
                 log_fua: measured.method == DurableMethod::Dsync,
-                features: if elsewhere { LOG_ELSEWHERE } else { 0 },
+                features: LOG_HAS_OWNER | if elsewhere { LOG_ELSEWHERE } else { 0 },
             };
-            engine.submit(OWN_OP, prepare(&superblock)?);
-            for completion in drained(engine.as_mut())? {
-                completion.result.map_err(|e| Error::new(ErrorKind::Io, e.text))?;
+            for op in prepare(&superblock)? {
+                engine.submit(OWN_OP, op);
+                // Engines do what is in flight in any order; these have one.
+                for completion in drained(engine.as_mut())? {
+                    completion.result.map_err(|e| Error::new(ErrorKind::Io, e.text))?;
+                }
+            }
+        }
+        // Before opening, which puts right what a crash left, and looks for the log's owner where this
+        // says that the log ends. What keeps it from being read, opening tells better.
+        let named = superblock(engine.as_mut())?;
+        if let Some(superblock) = &named {
+            let theirs = |what: String| Err(Error::new(ErrorKind::Io, what));
+            let (dir, found) = (dir.display(), superblock.disk);
+            if found != disk {
+                return theirs(format!("the data in {dir} is that of disk {found}, not {disk}"));
+            }
+            if superblock.cluster != cluster {
+                return theirs(format!(
+                    "the data in {dir} belongs to cluster {}, not to {}",
+                    Uuid::from_bytes(superblock.cluster),
+                    Uuid::from_bytes(cluster)
+                ));
+            }
+            let (there, said) = (files.log_bytes, superblock.log_area_bytes());
+            if there != said {
+                return theirs(format!("the log in {dir} has {there} bytes instead of {said}"));
             }
         }
         let (store, report) = open_store(engine.as_mut(), limits)?;
         let superblock = store.superblock();
-        if superblock.disk != disk {
-            let found = superblock.disk;
-            let what = format!("the data in {} is that of disk {found}, not {disk}", dir.display());
-            return Err(Error::new(ErrorKind::Io, what));
-        }
-        if superblock.cluster != cluster {
+        if named.as_ref() != Some(superblock) {
+            // It was compared with nothing.
             let what = format!(
-                "the data in {} belongs to cluster {}, not to {}",
-                dir.display(),
-                Uuid::from_bytes(superblock.cluster),
-                Uuid::from_bytes(cluster)
-            );
-            return Err(Error::new(ErrorKind::Io, what));
-        }
-        if superblock.log_bytes != files.log_bytes {
-            let what = format!(
-                "the log in {} has {} bytes instead of {}",
-                dir.display(),
-                files.log_bytes,
-                superblock.log_bytes
+                "the superblock in {} is not the same when it is read twice",
+                dir.display()
             );
             return Err(Error::new(ErrorKind::Io, what));
         }
@@ -530,6 +543,13 @@ fn drained(engine: &mut dyn Engine) -> Result<Vec<Completion>> {
     drain(engine, &mut completions)
         .map_err(|e| Error::with_source(ErrorKind::Io, "use the disk", e))?;
     Ok(completions)
+}
+
+/// The superblock, if there is a good one.
+fn superblock(engine: &mut dyn Engine) -> Result<Option<Superblock>> {
+    engine.submit(OWN_OP, DiskOp::Read { area: Area::Data, offset: 0, len: BLOCK_SIZE });
+    let read = drained(engine)?.pop().and_then(|completion| completion.result.ok());
+    Ok(read.and_then(|bytes| Superblock::decode(&bytes).ok()))
 }
 
 fn open_store(engine: &mut dyn Engine, limits: Limits) -> Result<(Box<Store>, OpenReport)> {

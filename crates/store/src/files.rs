@@ -38,7 +38,7 @@ pub struct StoreFiles {
     pub areas: Arc<Areas>,
     /// What writes to the log are multiples of: what the disk writes without reading, 512 to 4096.
     pub log_unit: usize,
-    /// Bytes of the log.
+    /// Bytes of the log area: its ring, and the owner block behind it.
     pub log_bytes: u64,
     /// Units of a raw device; a file has as many as its host has space for.
     pub device_units: Option<u32>,
@@ -366,7 +366,7 @@ impl StoreLock {
                 ));
             }
             let file = device::open(&data_path, true)?;
-            return self.on_device(file, superblock.log_bytes);
+            return self.on_device(file, superblock.log_area_bytes());
         }
         let (mut data, data_direct) = if device::is_device(&data_path) {
             let file = device::open(&data_path, true)?;

@@ -55,7 +55,8 @@ impl OfflineStore {
     }
 
     fn open_files(files: Files) -> Result<(Self, Found)> {
-        let limits = Limits { logged_bytes: 0, ..Limits::STANDARD };
+        let whole_units = files.units.is_some();
+        let limits = Limits { logged_bytes: 0, whole_units, ..Limits::STANDARD };
         let mut effects = Vec::new();
         let mut opening = Opening::salvage(limits, &mut effects);
         if let Some(units) = files.units {
@@ -225,10 +226,10 @@ impl Files {
             Some((false, _)) | None => {
                 let inside = LogInside {
                     unit_bytes: superblock.geometry.chunk_bytes(),
-                    log_bytes: superblock.log_bytes,
+                    log_bytes: superblock.log_area_bytes(),
                 };
                 let log = data.try_clone().map_err(failed)?;
-                let units = device::units(bytes.saturating_sub(superblock.log_bytes));
+                let units = device::units(bytes.saturating_sub(superblock.log_area_bytes()));
                 Ok(Self { data, log, inside: Some(inside), units: Some(units) })
             }
         }

@@ -30,6 +30,6 @@ mod tickets;
 mod write;
 
 pub use command::{Answer, BlockKind, Command, CommandId, Effect, Input, Piece, ZeroKind};
-pub use format::superblock::{LOG_ELSEWHERE, Superblock};
+pub use format::superblock::{LOG_ELSEWHERE, LOG_HAS_OWNER, OWNER_BYTES, Superblock};
 pub use open::{OpenReport, Opening, prepare};
 pub use store::{Limits, Stats, Store, Usage};

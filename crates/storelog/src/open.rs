@@ -1,5 +1,5 @@
-//! Preparing a disk, and opening one: superblock, slot, index, then the log from the replay
-//! position on. Also a state machine, so that crash tests drive the same code.
+//! Preparing a disk, and opening one: superblock, slot, whose the log is, index, then the log from
+//! the replay position on. Also a state machine, so that crash tests drive the same code.
 //!
 //! Torn tail or rot: never more than one batch is in flight, so only the last batch of the log can
 //! be torn; it was not acknowledged and is dropped. A batch that cannot be read although a later
@@ -14,7 +14,9 @@ use crate::command::Effect;
 use crate::format::batch::{BatchHeader, Body, Record};
 use crate::format::codec::Malformed;
 use crate::format::index::{PageRun, Root, UNITS_PER_PAGE, decode_entries, decode_space};
-use crate::format::superblock::{CheckpointSlot, LogPosition, SLOT_OFFSETS, Superblock};
+use crate::format::superblock::{
+    CheckpointSlot, LogPosition, OWNER_BYTES, SLOT_OFFSETS, Superblock,
+};
 use crate::index::Index;
 use crate::io::{Area, Completion, DiskOp, OpId};
 use crate::space::Space;
@@ -28,11 +30,13 @@ const OPS_MAX: usize = 128;
 /// Bytes of the log read at once.
 const WINDOW_BYTES: u64 = 1 << 20;
 
-/// What makes an empty store of a disk whose log is zeroed: do this, durably, before opening it.
+/// What makes an empty store of a disk whose log is zeroed: do this before opening it, one after the
+/// other, each durable before the next begins. The superblock comes last: once it is there, a log
+/// that does not name it is one that somebody replaced.
 ///
 /// # Errors
 /// [`ErrorKind::Invalid`] when the log is too small for the geometry.
-pub fn prepare(superblock: &Superblock) -> Result<DiskOp> {
+pub fn prepare(superblock: &Superblock) -> Result<Vec<DiskOp>> {
     // A write of all of a fragment travels in one batch when it cannot go to fresh places.
     let largest = u64::from(superblock.geometry.blocks_per_fragment()) * BLOCK_SIZE as u64;
     if superblock.log_bytes / 4 < largest + (16 << 10) {
@@ -52,7 +56,21 @@ pub fn prepare(superblock: &Superblock) -> Result<DiskOp> {
     for at in SLOT_OFFSETS.map(|at| at as usize) {
         bytes[at..at + encoded.len()].copy_from_slice(&encoded);
     }
-    Ok(DiskOp::Write { area: Area::Data, offset: 0, data: vec![blocks.freeze()], durable: true })
+    let write = |area, offset, blocks: PageBuf| DiskOp::Write {
+        area,
+        offset,
+        data: vec![blocks.freeze()],
+        durable: true,
+    };
+    let mut ops = Vec::new();
+    if superblock.log_has_owner() {
+        let mut block = PageBuf::zeroed(OWNER_BYTES as usize);
+        let encoded = superblock.log_owner().encode();
+        block.as_mut()[..encoded.len()].copy_from_slice(&encoded);
+        ops.push(write(Area::Log, superblock.log_bytes, block));
+    }
+    ops.push(write(Area::Data, 0, blocks));
+    Ok(ops)
 }
 
 /// What opening found, for the log of the daemon.
@@ -75,6 +93,7 @@ pub struct OpenReport {
 #[derive(Clone, Copy)]
 enum Want {
     Super,
+    Owner,
     Root,
     Entries(u32),
     Space(u32),
@@ -243,6 +262,13 @@ impl Opening {
     fn arrived(&mut self, want: Want, bytes: Bytes) -> Result<()> {
         match want {
             Want::Super => self.superblock_read(&bytes),
+            Want::Owner => match self.superblock()?.log_owner().check(&bytes) {
+                Ok(()) => Ok(()),
+                Err(malformed) if malformed.newer => Err(damaged(malformed)),
+                // Who only looks goes on: batches name their log themselves, so what is found of
+                // this one, should the owner block alone be bad, is this store's.
+                Err(malformed) => self.damage(not_ours(malformed)),
+            },
             Want::Root => {
                 let root = Root::decode(self.slot.serial, &bytes);
                 match root.and_then(|root| self.check_root(&root).map(|()| root)) {
@@ -338,6 +364,11 @@ impl Opening {
         match self.step {
             Step::Super => {
                 self.step = Step::Root;
+                let superblock = self.superblock()?;
+                if superblock.log_has_owner() {
+                    let offset = superblock.log_bytes;
+                    self.read(Want::Owner, Area::Log, offset, OWNER_BYTES as usize);
+                }
                 let run = self.root_run();
                 if self.slot.root_bytes > run.bytes() as u64 || !self.is_inside(run)? {
                     const WHAT: &str = "checkpoint slot";
@@ -425,6 +456,13 @@ impl Opening {
         }
         Ok(())
     }
+}
+
+/// The log is not the one that was prepared with this store. Taken for an empty one, it would have
+/// everything vanish that was acknowledged and is not home yet.
+fn not_ours(why: Malformed) -> Error {
+    let what = "the log is not this store's: it was replaced or lost its contents";
+    Error::with_source(ErrorKind::Io, what, why)
 }
 
 /// A structure of the store is not what was written.

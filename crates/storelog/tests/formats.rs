@@ -10,9 +10,9 @@ use sheepdog_storelog::format::index::{
     Owners, PageRun, Root, Slot, UNITS_PER_PAGE, decode_entries, decode_space, encode_entries,
     encode_space,
 };
-use sheepdog_storelog::format::superblock::{CheckpointSlot, LogPosition};
+use sheepdog_storelog::format::superblock::{CheckpointSlot, LogOwner, LogPosition};
 use sheepdog_storelog::fragment::{Fragment, OwnerSummary};
-use sheepdog_storelog::{LOG_ELSEWHERE, Superblock};
+use sheepdog_storelog::{LOG_ELSEWHERE, LOG_HAS_OWNER, Superblock};
 use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, Version, Vid};
 
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
@@ -135,6 +135,7 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("entry_page", encode_entries(&slots())),
         ("allocation_page", encode_space(UNITS_PER_PAGE, &words())),
         ("root", root().encode()),
+        ("log_owner", superblock().log_owner().encode()),
     ]
 }
 
@@ -159,6 +160,7 @@ fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
         }
         "entry_page" => decode_entries(bytes).ok().map(|s| s == slots()),
         "allocation_page" => decode_space(UNITS_PER_PAGE, bytes).ok().map(|w| w == words()),
+        "log_owner" => LogOwner::decode(bytes).ok().map(|o| o == superblock().log_owner()),
         "root" => Root::decode(9, bytes).ok().map(|r| r == root()),
         other => panic!("{other}?"),
     }
@@ -194,6 +196,7 @@ fn structures_on_users_disks_do_not_change() {
         ("entry_page", include_str!("samples/entry_page.txt")),
         ("allocation_page", include_str!("samples/allocation_page.txt")),
         ("root", include_str!("samples/root.txt")),
+        ("log_owner", include_str!("samples/log_owner.txt")),
     ];
     for ((name, bytes), (sample, text)) in encoded().into_iter().zip(samples) {
         assert_eq!(name, sample);
@@ -237,8 +240,12 @@ fn a_feature_nobody_knows_is_of_a_newer_version() {
     let elsewhere = Superblock { features: LOG_ELSEWHERE, ..superblock() };
     assert_eq!(Superblock::decode(&elsewhere.encode()), Ok(elsewhere.clone()));
     assert!(elsewhere.log_is_elsewhere() && !superblock().log_is_elsewhere());
-    assert_eq!(LOG_ELSEWHERE, 1, "a bit on users' disks");
-    for bit in 1..64 {
+    let both = Superblock { features: LOG_ELSEWHERE | LOG_HAS_OWNER, ..superblock() };
+    assert_eq!(Superblock::decode(&both.encode()), Ok(both.clone()));
+    assert!(both.log_has_owner() && !elsewhere.log_has_owner());
+    assert_eq!(both.log_area_bytes(), superblock().log_area_bytes() + 4096);
+    assert_eq!((LOG_ELSEWHERE, LOG_HAS_OWNER), (1, 2), "bits on users' disks");
+    for bit in 2..64 {
         let newer = Superblock { features: LOG_ELSEWHERE | 1 << bit, ..superblock() };
         assert!(Superblock::decode(&newer.encode()).is_err_and(|e| e.newer), "bit {bit}");
     }
@@ -252,7 +259,8 @@ fn every_bit_counts() {
             damaged[at] ^= 1 << (at % 8);
             assert_eq!(decoded(name, &damaged), None, "{name} byte {at}");
         }
-        for len in [0, 1, 15, 16, 17, 63, 64, bytes.len() - 1] {
+        let lens = [0, 1, 15, 16, 17, 63, 64, bytes.len() - 1];
+        for len in lens.into_iter().filter(|len| *len < bytes.len()) {
             assert_eq!(decoded(name, &bytes[..len]), None, "{name} cut to {len}");
         }
     }
@@ -279,6 +287,13 @@ fn an_entry_page_holds_its_slots_and_no_more() {
 fn another_stores_structures_are_refused() {
     assert!(CheckpointSlot::decode(LOG_ID + 1, &slot().encode(LOG_ID)).is_err());
     assert!(BatchHeader::peek(&encoded_batch().1, LOG_ID + 1, 512).is_err());
+    let owner = superblock().log_owner();
+    assert_eq!(owner.check(&owner.encode()), Ok(()));
+    for other in
+        [LogOwner { log_id: LOG_ID + 1, ..owner }, LogOwner { disk: DiskId([1; 16]), ..owner }]
+    {
+        assert!(owner.check(&other.encode()).is_err());
+    }
     assert!(decode_space(0, &encode_space(UNITS_PER_PAGE, &words())).is_err());
     assert!(Root::decode(8, &root().encode()).is_err());
     let page = fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry());
@@ -310,7 +325,7 @@ proptest! {
     /// A program error or an attacker may write what has a checksum and makes no sense.
     #[test]
     fn senseless_structures_never_panic(
-        which in 0..7_usize,
+        which in 0..8_usize,
         changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..6),
         cut in prop::option::of(16..600_usize),
     ) {

@@ -7,7 +7,9 @@ use sheepdog_storelog::format::index::{
 };
 use sheepdog_storelog::format::superblock::{CheckpointSlot, LogPosition};
 use sheepdog_storelog::io::{Area, Completion, DiskOp, OpId};
-use sheepdog_storelog::{Effect, Limits, OpenReport, Opening, Superblock, prepare};
+use sheepdog_storelog::{
+    Effect, LOG_HAS_OWNER, Limits, OWNER_BYTES, OpenReport, Opening, Superblock, prepare,
+};
 use sheepdog_types::{
     BLOCK_SIZE, DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, PageBuf, Result,
     Version, Vid,
@@ -28,19 +30,29 @@ struct Disk {
 impl Disk {
     /// An empty store.
     fn new() -> Self {
+        Self::with_features(LOG_HAS_OWNER)
+    }
+
+    fn with_features(features: u64) -> Self {
+        Self::of(LOG_ID, DiskId([1; 16]), features)
+    }
+
+    fn of(log_id: u64, disk: DiskId, features: u64) -> Self {
         let superblock = Superblock {
-            disk: DiskId([1; 16]),
+            disk,
             cluster: [2; 16],
-            log_id: LOG_ID,
+            log_id,
             log_bytes: LOG_BYTES,
             log_unit: 512,
             geometry: Geometry::new(2, 4).expect("legal"),
             log_fua: true,
-            features: 0,
+            features,
         };
-        let mut disk = Self { data: vec![0; 16 * BLOCK_SIZE], log: vec![0; LOG_BYTES as usize] };
-        let op = prepare(&superblock).expect("the log is large enough");
-        disk.perform(OpId(0), &op);
+        let log = vec![0; superblock.log_area_bytes() as usize];
+        let mut disk = Self { data: vec![0; 16 * BLOCK_SIZE], log };
+        for op in prepare(&superblock).expect("the log is large enough") {
+            disk.perform(OpId(0), &op);
+        }
         disk
     }
 
@@ -240,4 +252,118 @@ fn positions_are_those_of_a_log() {
         let error = Disk::new().with_slot(bad).open(true).expect_err("no log");
         assert!(error.full().ends_with("impossible position"), "{}", error.full());
     }
+}
+
+const NOT_OURS: &str = "the log is not this store's: it was replaced or lost its contents";
+
+impl Disk {
+    /// A batch at the log's start that deletes one fragment's vid.
+    fn with_batch(mut self, log_id: u64) -> Self {
+        let record = Record {
+            fragment: FragmentId { lineage: LineageId(1), number: 1 },
+            vid: Vid::new(5).expect("vid"),
+            version: Version { seq: 1, ..Version::ZERO },
+            prev: Version::ZERO,
+            body: Body::DeleteVid { forget: false },
+        };
+        let header = BatchHeader {
+            log_id,
+            seq: 1,
+            prev_crc: 0,
+            watermark: 0,
+            header_bytes: 0,
+            payload_bytes: 0,
+            records: 0,
+            crc: 0,
+        };
+        let (_, bytes) = batch::encode(header, [record].iter(), 512);
+        self.log[..bytes.len()].copy_from_slice(&bytes);
+        self
+    }
+
+    /// With the log area of another disk.
+    fn with_log_of(mut self, other: Self) -> Self {
+        self.log = other.log;
+        self
+    }
+
+    /// Opening refuses it as one whose log was replaced; who looks is told and sees so many batches.
+    fn refuse_log(mut self, batches: u64) {
+        let error = self.open(false).expect_err("another log");
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(error.full().contains(NOT_OURS), "{}", error.full());
+        assert_eq!(error.full().lines().count(), 1);
+        let (report, damage) = self.open(true).expect("a look");
+        assert_eq!((report.batches, damage.len()), (batches, 1), "{damage:?}");
+        assert!(damage[0].contains(NOT_OURS), "{damage:?}");
+    }
+}
+
+/// A log that was lost or replaced is never taken for an empty one.
+#[test]
+fn a_log_of_nobody_or_of_another_store_is_refused() {
+    let ours = || Disk::new().with_batch(LOG_ID);
+    assert_eq!(ours().open(false).expect("sound").0.batches, 1);
+    let mut zeroed = ours();
+    zeroed.log.fill(0);
+    zeroed.refuse_log(0);
+    let of = |log_id, disk| Disk::of(log_id, DiskId([disk; 16]), LOG_HAS_OWNER);
+    ours().with_log_of(of(LOG_ID + 1, 1).with_batch(LOG_ID + 1)).refuse_log(0);
+    ours().with_log_of(of(LOG_ID + 1, 3)).refuse_log(0);
+    ours().with_log_of(of(LOG_ID, 3)).refuse_log(0);
+    // The owner block alone is bad: batches name their log themselves, and there they are.
+    for byte in 0..16 + 8 + 16 {
+        let mut rotten = ours();
+        rotten.log[LOG_BYTES as usize + byte] ^= 1 << (byte % 8);
+        rotten.refuse_log(1);
+    }
+    // What is behind the frame does not count.
+    let mut harmless = ours();
+    harmless.log[LOG_BYTES as usize + 40] ^= 1;
+    assert_eq!(harmless.open(false).expect("sound").0.batches, 1);
+}
+
+#[test]
+fn an_owner_block_of_a_newer_version_is_refused() {
+    let mut disk = Disk::new();
+    let block = &disk.log[LOG_BYTES as usize..][..40];
+    let magic = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    let newer = sheepdog_storelog::format::codec::frame(magic, 2, &block[16..]);
+    disk.log[LOG_BYTES as usize..][..newer.len()].copy_from_slice(&newer);
+    for salvage in [false, true] {
+        let error = disk.open(salvage).expect_err("newer");
+        assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{}", error.full());
+    }
+}
+
+/// Stores of before there were owner blocks have nothing behind the ring.
+#[test]
+fn a_store_without_an_owner_block_opens_as_it_did() {
+    let mut disk = Disk::with_features(0).with_batch(LOG_ID);
+    assert_eq!(disk.log.len() as u64, LOG_BYTES);
+    assert_eq!(disk.open(false).expect("sound").0.batches, 1);
+    // What can be told is that there is something of another log where ours must go on.
+    Disk::with_features(0).with_batch(LOG_ID + 1).refuse_log(0);
+    let mut torn = Disk::with_features(0).with_batch(LOG_ID + 1);
+    torn.log[100] ^= 1;
+    assert_eq!(torn.open(false).expect("no batch").0.batches, 0);
+}
+
+/// The block that the superblock counts on is durable before it.
+#[test]
+fn the_owner_block_is_prepared_before_the_superblock() {
+    let superblock = Superblock::decode(&Disk::new().data).expect("a superblock");
+    let places = |superblock: &Superblock| -> Vec<(Area, u64, bool)> {
+        let ops = prepare(superblock).expect("the log is large enough");
+        ops.iter()
+            .map(|op| match op {
+                DiskOp::Write { area, offset, durable, .. } => (*area, *offset, *durable),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(places(&superblock), [(Area::Log, LOG_BYTES, true), (Area::Data, 0, true)]);
+    assert_eq!(superblock.log_area_bytes(), LOG_BYTES + OWNER_BYTES);
+    let before = Superblock { features: 0, ..superblock };
+    assert_eq!(places(&before), [(Area::Data, 0, true)]);
 }

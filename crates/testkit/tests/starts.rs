@@ -223,6 +223,99 @@ fn the_log_may_be_elsewhere_and_is_missed_when_it_is_gone() {
     assert!(read == [9; 1 << 20]);
 }
 
+const NOT_OURS: &str = "the log is not this store's: it was replaced or lost its contents";
+
+/// Blocks written one by one, each durable when it is acknowledged; killed, so that they are in the
+/// log only.
+const BLOCKS: u64 = 100;
+
+fn killed_with_blocks(store: &Path, journal: &str, mark: u64) -> Sheep {
+    let registry = format!("local:{}", store.with_extension("db").display());
+    let mut sheep = Sheep::at(store, &["-c", &registry, "-j", journal]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "4M"]).ok();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    const FUA: u16 = 1;
+    for at in 0..BLOCKS {
+        let data = vec![(at + mark) as u8; 4096];
+        let reply = client.call(nbd::Command::Write, FUA, at * 4096, 4096, &data);
+        assert_eq!(reply.expect("an answer").error, 0);
+    }
+    sheep.kill();
+    sheep
+}
+
+#[track_caller]
+fn assert_blocks(sheep: &mut Sheep, mark: u64) {
+    sheep.start();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    for at in 0..BLOCKS {
+        let read = client.read(at * 4096, 4096).expect("read");
+        assert!(read == vec![(at + mark) as u8; 4096], "block {at}");
+    }
+    sheep.kill();
+}
+
+/// Neither started, nor taken for sound by who only looks.
+#[track_caller]
+fn assert_log_is_missed(sheep: &mut Sheep) {
+    assert_refused(sheep, NOT_OURS);
+    let store = sheep.store().display().to_string();
+    let mut check = std::process::Command::new(bin("sheep"));
+    let check = run(check.args(["store", "check", &store]), b"");
+    let said = check.text();
+    assert_eq!(check.code, 1, "{said}");
+    assert!(said.contains(NOT_OURS) && !said.contains("nothing is wrong"), "{said}");
+}
+
+/// Taken for an empty one, it would have acknowledged writes vanish without a line.
+#[test]
+fn a_log_that_lost_its_contents_is_not_taken_for_an_empty_one() {
+    let home = tempfile::tempdir().expect("a directory");
+    let store = home.path().join("store");
+    let mut sheep = killed_with_blocks(&store, "size=64M", 1);
+    let (log, kept) = (store.join("log"), home.path().join("kept"));
+    assert_eq!(std::fs::metadata(&log).expect("stat").len(), 64 << 20, "as long as was asked for");
+    std::fs::copy(&log, &kept).expect("copy");
+    let set_len = |bytes| {
+        let file = File::options().write(true).open(&log).expect("open the log");
+        file.set_len(bytes).expect("truncate");
+    };
+    set_len(0);
+    set_len(64 << 20);
+    assert_log_is_missed(&mut sheep);
+    std::fs::copy(&kept, &log).expect("bring it back");
+    // One that is too short is told by its length.
+    set_len(32 << 20);
+    assert_refused(&mut sheep, "has 33554432 bytes instead of 67108864");
+    std::fs::copy(&kept, &log).expect("bring it back");
+    assert_blocks(&mut sheep, 1);
+}
+
+#[test]
+fn the_log_of_another_store_is_refused() {
+    let home = tempfile::tempdir().expect("a directory");
+    let mut stores = [1, 2].map(|mark| {
+        let logs = home.path().join(format!("logs-{mark}"));
+        std::fs::create_dir(&logs).expect("make a directory");
+        let place = format!("size=64M,dir={}", logs.display());
+        killed_with_blocks(&home.path().join(format!("store-{mark}")), &place, mark)
+    });
+    let [ours, theirs] = stores
+        .each_ref()
+        .map(|sheep| std::fs::read_link(sheep.store().join("log")).expect("a link"));
+    let kept = home.path().join("kept");
+    std::fs::copy(&ours, &kept).expect("copy");
+    std::fs::copy(&theirs, &ours).expect("put theirs over it");
+    assert_log_is_missed(&mut stores[0]);
+    // Nothing was written to it.
+    assert!(std::fs::read(&ours).expect("read") == std::fs::read(&theirs).expect("read"));
+    std::fs::copy(&kept, &ours).expect("bring it back");
+    assert_blocks(&mut stores[0], 1);
+    assert_blocks(&mut stores[1], 2);
+}
+
 #[test]
 fn options_that_change_what_is_promised_say_so() {
     let mut sheep = Sheep::with(&["-n", "-D"]);

@@ -310,6 +310,18 @@ impl BatchHeader {
         }
         Ok(header)
     }
+
+    /// Whether a whole batch of another log begins here.
+    #[must_use]
+    pub fn is_foreign(bytes: &[u8], log_id: u64, log_unit: u32, geometry: Geometry) -> bool {
+        let other = bytes.get(8..).and_then(|rest| rest.first_chunk().copied());
+        let Some(other) = other.map(u64::from_le_bytes).filter(|other| *other != log_id) else {
+            return false;
+        };
+        Self::peek(bytes, other, log_unit).is_ok_and(|header| {
+            bytes.len() >= header.header_bytes as usize && decode(&header, bytes, geometry).is_ok()
+        })
+    }
 }
 
 /// Byte offset of the checksum in the header.

@@ -1,6 +1,6 @@
 //! Block 0 of the data area: who this store is. Blocks 1 and 2: two checkpoint slots, the same but
 //! while they are written, one after the other. So neither a torn one nor one that rots hides the
-//! current checkpoint.
+//! current checkpoint. And the block behind the log's ring, which says whose log it is.
 
 use super::codec::{Malformed, Reader, Writer, frame, unframe};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Geometry};
@@ -12,8 +12,13 @@ pub const SLOT_OFFSETS: [u64; 2] = [BLOCK_SIZE as u64, 2 * BLOCK_SIZE as u64];
 
 const SUPER_MAGIC: u32 = 0x5344_5342; // "BSDS"
 const SLOT_MAGIC: u32 = 0x5344_5343; // "CSDS"
+const OWNER_MAGIC: u32 = 0x5344_574f; // "OWDS"
 /// Version log of the store's format. 1: first.
 pub const STORE_VERSION: u16 = 1;
+/// Version log of the owner block. 1: first.
+const OWNER_VERSION: u16 = 1;
+/// Bytes of the owner block.
+pub const OWNER_BYTES: u64 = BLOCK_SIZE as u64;
 
 /// Written once, when the disk is prepared.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +29,7 @@ pub struct Superblock {
     pub cluster: [u8; 16],
     /// Chosen at random; a batch of another log is never taken for one of this.
     pub log_id: u64,
-    /// Bytes of the log area.
+    /// Bytes of the log's ring; see [`Superblock::log_area_bytes`].
     pub log_bytes: u64,
     /// What log writes are aligned to: a power of two from 512 to 4096, not below the device's
     /// physical block, so that a torn write never touches an acknowledged batch.
@@ -40,6 +45,9 @@ pub struct Superblock {
 /// Feature of a raw device: its log is in a file elsewhere. Who took it for one on the device would
 /// look for log and units in the wrong places.
 pub const LOG_ELSEWHERE: u64 = 1;
+/// Feature of a store whose log says whose it is, in a block behind the ring. Who did not compare it
+/// would take another log for an empty one.
+pub const LOG_HAS_OWNER: u64 = 2;
 
 impl Superblock {
     /// Whether it says that the log is not on this device. Devices prepared before that was noted do
@@ -47,6 +55,25 @@ impl Superblock {
     #[must_use]
     pub const fn log_is_elsewhere(&self) -> bool {
         self.features & LOG_ELSEWHERE != 0
+    }
+
+    /// Whether there is an owner block behind the log's ring. Stores prepared before there was one
+    /// have none.
+    #[must_use]
+    pub const fn log_has_owner(&self) -> bool {
+        self.features & LOG_HAS_OWNER != 0
+    }
+
+    /// Bytes of the log area: the ring, and the owner block behind it if there is one.
+    #[must_use]
+    pub const fn log_area_bytes(&self) -> u64 {
+        self.log_bytes + if self.log_has_owner() { OWNER_BYTES } else { 0 }
+    }
+
+    /// The owner block of this store's log.
+    #[must_use]
+    pub const fn log_owner(&self) -> LogOwner {
+        LogOwner { log_id: self.log_id, disk: self.disk }
     }
 
     /// One block.
@@ -78,16 +105,61 @@ impl Superblock {
         let geometry = Geometry::new(r.u16()?, r.u16()?).ok_or(r.bad("impossible geometry"))?;
         let log_fua = r.u8()? != 0;
         let features = r.u64()?;
-        if features & !LOG_ELSEWHERE != 0 {
+        if features & !(LOG_ELSEWHERE | LOG_HAS_OWNER) != 0 {
             return Err(Malformed::newer(WHAT));
         }
         if !log_unit.is_power_of_two() || !(512..=BLOCK_SIZE as u32).contains(&log_unit) {
             return Err(r.bad("impossible log unit"));
         }
-        if !log_bytes.is_multiple_of(BLOCK_SIZE as u64) || log_bytes < 64 * BLOCK_SIZE as u64 {
+        // No disk is so long; and places behind the ring can be told without a thought.
+        let possible = 64 * BLOCK_SIZE as u64..=1 << 60;
+        if !log_bytes.is_multiple_of(BLOCK_SIZE as u64) || !possible.contains(&log_bytes) {
             return Err(r.bad("impossible log size"));
         }
         Ok(Self { disk, cluster, log_id, log_bytes, log_unit, geometry, log_fua, features })
+    }
+}
+
+/// Whose a log is. Before its first batch nothing else tells an empty log of this store from zeros
+/// that somebody put in its place, or from a log of another store. Written once, before the
+/// superblock that counts on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LogOwner {
+    /// [`Superblock::log_id`].
+    pub log_id: u64,
+    /// [`Superblock::disk`].
+    pub disk: DiskId,
+}
+
+impl LogOwner {
+    const WHAT: &str = "owner block of the log";
+
+    /// One block.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.u64(self.log_id);
+        w.raw(&self.disk.0);
+        frame(OWNER_MAGIC, OWNER_VERSION, &w.bytes)
+    }
+
+    /// # Errors
+    /// Not an owner block, rotten, or newer.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let body = unframe(Self::WHAT, OWNER_MAGIC, OWNER_VERSION, bytes)?;
+        let mut r = Reader::new(Self::WHAT, body);
+        Ok(Self { log_id: r.u64()?, disk: DiskId(r.bytes16()?) })
+    }
+
+    /// Whether this is what the block says.
+    ///
+    /// # Errors
+    /// Those of [`LogOwner::decode`], and when it names another store.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), Malformed> {
+        if Self::decode(bytes)? != *self {
+            return Err(Malformed::new(Self::WHAT, "it names another store"));
+        }
+        Ok(())
     }
 }
 

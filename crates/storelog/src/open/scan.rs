@@ -1,7 +1,7 @@
 //! Reading the log: batches from the replay position on, where they end, and whether the end is
 //! torn or rot.
 
-use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged};
+use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged, not_ours};
 use crate::format::batch::{self, BATCH_BYTES_MAX, BatchHeader, Body};
 use crate::format::codec::Malformed;
 use crate::format::superblock::{LogPosition, SLOT_OFFSETS, Superblock};
@@ -35,6 +35,7 @@ impl Opening {
                 Ok(false) => return self.ask_for_window(),
                 Err(malformed) if malformed.newer => return Err(damaged(malformed)),
                 Err(_) => {
+                    self.check_first(&superblock, rest)?;
                     // Not here. A batch that did not fit behind this place is at the start of the
                     // next lap; should nothing be there either, the log ends here.
                     if let Some(end) = self.end_unless_wrapped.take() {
@@ -50,6 +51,22 @@ impl Opening {
                 }
             }
         }
+    }
+
+    /// Where the replay position has a batch of another log, the log was replaced. Only for stores
+    /// whose log does not say whose it is, and not where the log is on the data's device: it is not
+    /// zeroed there, and may hold batches of what the device was before.
+    fn check_first(&mut self, superblock: &Superblock, bytes: &[u8]) -> Result<()> {
+        let Superblock { log_id, log_unit, geometry, .. } = *superblock;
+        if !superblock.log_has_owner()
+            && !self.limits.whole_units
+            && self.scan == self.slot.replay
+            && BatchHeader::is_foreign(bytes, log_id, log_unit, geometry)
+        {
+            const WHAT: &str = "log batch";
+            self.damage(not_ours(Malformed::new(WHAT, "it belongs to another log")))?;
+        }
+        Ok(())
     }
 
     /// Takes the batch at the start of `bytes`. `false` when the window ends before its records

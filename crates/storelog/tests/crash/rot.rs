@@ -48,6 +48,8 @@ struct Rest {
     /// Bad places in batches that later ones prove, and in the last one.
     proved: u32,
     unproved: u32,
+    /// Bad owner blocks of the log.
+    disowned: u32,
 }
 
 impl Rest {
@@ -75,7 +77,7 @@ impl Rest {
         let batches = batches(&run, &disk);
         assert_eq!(batches.iter().map(|batch| batch.records.len() as u64).sum::<u64>(), records);
         let by_index = proved_by_index(&run, &disk);
-        Self { run, disk, records, batches, by_index, proved: 0, unproved: 0 }
+        Self { run, disk, records, batches, by_index, proved: 0, unproved: 0, disowned: 0 }
     }
 
     /// The last batch, unless the index proves that it was durable; none if a checkpoint came last.
@@ -131,7 +133,11 @@ impl Rest {
             self.unproved += 1;
             assert!(outcome == Outcome::Clean && records < self.records, "{place}");
         }
-        if area == Area::Log && !proved {
+        let owner = area == Area::Log && byte >= self.run.superblock.log_bytes;
+        if owner && outcome == Outcome::Refused {
+            assert!(why.contains("the log is not this store's"), "{place}");
+            self.disowned += 1;
+        } else if area == Area::Log && !proved {
             assert_ne!(outcome, Outcome::Refused, "{place}");
         }
         if area == Area::Data
@@ -185,7 +191,7 @@ fn batches(run: &Run, disk: &SimDisk) -> Vec<Batch> {
 
 #[test]
 fn rot_in_each_sector_of_a_store_is_told() {
-    let (mut outcomes, mut proved, mut unproved) = ([0; 3], 0, 0);
+    let (mut outcomes, mut proved, mut unproved, mut disowned) = ([0; 3], 0, 0, 0);
     for seed in seeds(3) {
         println!("seed {seed}");
         let mut rest = Rest::new(Run::small(seed), 250);
@@ -196,10 +202,16 @@ fn rot_in_each_sector_of_a_store_is_told() {
         }
         proved += rest.proved;
         unproved += rest.unproved;
+        // Where nothing is written but zeros, nothing can be told.
+        for _ in 0..20 {
+            let sector = rest.run.superblock.log_bytes / SECTOR;
+            outcomes[rest.damage(Area::Log, sector) as usize] += 1;
+        }
+        disowned += rest.disowned;
     }
     println!("refused to open, read with errors, read without: {outcomes:?}");
     println!("in batches that later ones prove: {proved}; in the last one: {unproved}");
-    assert!(proved > 5 && unproved > 2);
+    assert!(proved > 5 && unproved > 2 && disowned > 5);
     assert!(outcomes.iter().all(|count| *count > 10), "{outcomes:?}");
 }
 

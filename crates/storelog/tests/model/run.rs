@@ -4,8 +4,8 @@ use super::disk::{Rng, SimDisk};
 use super::oracle::{History, Status, seen};
 use sheepdog_storelog::io::DiskOp;
 use sheepdog_storelog::{
-    Answer, Command, CommandId, Effect, Input, Limits, Opening, Store, Superblock, ZeroKind,
-    prepare,
+    Answer, Command, CommandId, Effect, Input, LOG_HAS_OWNER, Limits, Opening, Store, Superblock,
+    ZeroKind, prepare,
 };
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, Vid};
 use std::collections::BTreeMap;
@@ -130,7 +130,7 @@ impl Run {
             log_unit: [512, 4096][rng.below(2) as usize],
             geometry,
             log_fua: false,
-            features: 0,
+            features: LOG_HAS_OWNER,
         };
         let limits = Limits {
             cache_bytes: [0, 4000, 1 << 20][rng.below(3) as usize],
@@ -145,7 +145,9 @@ impl Run {
         };
         let fragments = fragments[rng.below(fragments.len() as u64) as usize];
         let mut disk = SimDisk::default();
-        disk.run_now(&prepare(&superblock).expect("large enough"));
+        for op in prepare(&superblock).expect("large enough") {
+            disk.run_now(&op);
+        }
         Self {
             rng,
             disk,
