@@ -38,7 +38,7 @@ pub fn capacity(path: &Path) -> Result<u64> {
 
 /// How long a device may stay busy behind the end of a process that had it: the kernel closes the
 /// files of a ring some time later.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Opens a device for this process alone: not while it is mounted, part of an array, or a sheep's.
 ///

@@ -173,6 +173,8 @@ impl StoreLock {
                 format!("there is a store in {} already", self.dir.display()),
             ));
         }
+        // Its name may come from an identity that somebody copied.
+        refuse_log_of_another(&self.dir, log)?;
         self.remove_leftovers()?;
         let log_dir = log.parent().unwrap_or(&self.dir);
         let free = free_bytes(log_dir)?;
@@ -194,6 +196,7 @@ impl StoreLock {
             if !self.dir.join(DATA).exists() {
                 let _ = std::fs::remove_file(self.dir.join(LOG));
                 let _ = std::fs::remove_file(log);
+                let _ = std::fs::remove_file(back_link(log));
             }
         }
         made?;
@@ -290,6 +293,7 @@ impl StoreLock {
             sync_dir(log.parent().unwrap_or(&self.dir))?;
             remove_if_there(&path)?;
             std::os::unix::fs::symlink(log, &path).map_err(|e| failed("create", &path, e))?;
+            self.link_back(&path);
         }
         let (path, new) = (self.dir.join(DATA), self.dir.join(NEW_DATA));
         // Only a device may be there.
@@ -333,11 +337,38 @@ impl StoreLock {
         remove_if_there(&self.dir.join(DATA))?;
         if let Ok(elsewhere) = std::fs::read_link(&log)
             && elsewhere.is_file()
+            && refuse_log_of_another(&self.dir, &log).is_ok()
         {
             remove_if_there(&elsewhere)?;
+            remove_if_there(&back_link(&elsewhere))?;
         }
         remove_if_there(&log)?;
         self.remove_leftovers()
+    }
+
+    /// Leaves beside a log elsewhere a link to this directory, which may have moved. Whoever makes a
+    /// copy of the directory only is warned by it, and nothing else is; so it may fail.
+    fn link_back(&self, log: &Path) {
+        if std::fs::read_link(log).is_err() || device::is_device(log) {
+            return;
+        }
+        let link = || -> io::Result<()> {
+            let (dir, back) = (self.dir.canonicalize()?, back_link(&log.canonicalize()?));
+            if std::fs::read_link(&back).is_ok_and(|to| to == dir) {
+                return Ok(());
+            }
+            let new = back.with_added_extension("new");
+            if let Err(e) = std::fs::remove_file(&new)
+                && e.kind() != io::ErrorKind::NotFound
+            {
+                return Err(e);
+            }
+            std::os::unix::fs::symlink(dir, &new)?;
+            std::fs::rename(&new, &back)
+        };
+        if let Err(e) = link() {
+            tracing::warn!("{}", failed("link back to the store from", log, e).full());
+        }
     }
 
     fn remove_leftovers(&self) -> Result<()> {
@@ -353,6 +384,8 @@ impl StoreLock {
     /// When one is missing or is not what a store is made of, and those of `open`.
     pub fn open(&self) -> Result<StoreFiles> {
         let (data_path, log_path) = (self.dir.join(DATA), self.dir.join(LOG));
+        refuse_log_of_another(&self.dir, &log_path)?;
+        self.link_back(&log_path);
         if device::is_device(&log_path) {
             let superblock = device::own_superblock(&data_path)?;
             if superblock.log_is_elsewhere() {
@@ -436,6 +469,42 @@ pub(crate) fn log_is_elsewhere(superblock: &Superblock, links: &Path) -> bool {
         }
         Err(_) => log.is_file(),
     }
+}
+
+/// The link beside a log elsewhere that leads to the directory it belongs to.
+fn back_link(log: &Path) -> PathBuf {
+    log.with_added_extension("store")
+}
+
+/// A copy of a directory whose log is elsewhere still leads to the original's log, which goes on.
+/// The owner is the directory that the link beside the log leads to, if that has data of its own and
+/// its log is this one: what is not there was moved, and mounts may be swapped.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] with whose the log is.
+pub(crate) fn refuse_log_of_another(dir: &Path, log: &Path) -> Result<()> {
+    let Ok(real) = log.canonicalize() else {
+        return Ok(());
+    };
+    let back = back_link(&real);
+    let same = |a: &Path, b: &Path| {
+        let file = |path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+        file(a).is_some_and(|a| file(b) == Some(a))
+    };
+    let data = back.join(DATA);
+    if !same(&back.join(LOG), &real) || !data.exists() || same(&data, &dir.join(DATA)) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!(
+            "the log of {} is {}, which belongs to {}: copy that too and let {} lead to it",
+            dir.display(),
+            real.display(),
+            std::fs::read_link(&back).unwrap_or(back).display(),
+            dir.join(LOG).display()
+        ),
+    ))
 }
 
 /// The error for a log elsewhere that is not there.

@@ -3,7 +3,7 @@
 
 use crate::areas::LogInside;
 use crate::device;
-use crate::files::{DATA, LOG, log_is_elsewhere, log_is_gone};
+use crate::files::{DATA, LOG, log_is_elsewhere, log_is_gone, refuse_log_of_another};
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Store,
@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// See the module.
 pub struct OfflineStore {
@@ -153,10 +154,7 @@ pub fn lock(dir: &Path) -> Result<Option<File>> {
     };
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared) {
         Ok(()) => Ok(Some(lock)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
-            ErrorKind::Locked,
-            format!("a sheep is using {}: stop it first, or look at a copy", dir.display()),
-        )),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(in_use(dir)),
         Err(_) => Ok(None),
     }
 }
@@ -168,18 +166,46 @@ fn next_op(effects: &mut Vec<Effect>) -> Option<(OpId, DiskOp)> {
     })
 }
 
-/// A device is opened for this process alone.
+/// Opens the log of a disk that has its `log` in `links`.
+fn open_log(of: &Path, links: &Path) -> Result<File> {
+    let log = links.join(LOG);
+    match std::fs::read_link(&log) {
+        Ok(to) if !log.exists() => Err(log_is_gone(of, &to)),
+        _ => {
+            refuse_log_of_another(links, &log)?;
+            open(&log)
+        }
+    }
+}
+
+/// A device is opened for this process alone, a file so that no sheep starts on it meanwhile: it may
+/// be that of another directory.
 fn open(path: &Path) -> Result<File> {
     if device::is_device(path) {
         return device::open(path, false);
     }
-    File::open(path).map_err(|e| {
+    let file = File::open(path).map_err(|e| {
         let kind = match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => ErrorKind::Invalid,
             _ => ErrorKind::Io,
         };
         Error::with_source(kind, format!("cannot open {}", path.display()), e)
-    })
+    })?;
+    let shared = rustix::fs::FlockOperation::NonBlockingLockShared;
+    let until = Instant::now() + device::PATIENCE;
+    while rustix::fs::flock(&file, shared) == Err(rustix::io::Errno::WOULDBLOCK) {
+        if Instant::now() >= until {
+            let shown = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            return Err(in_use(&shown));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(file)
+}
+
+fn in_use(what: &Path) -> Error {
+    let what = format!("a sheep is using {}: stop it first, or look at a copy", what.display());
+    Error::new(ErrorKind::Locked, what)
 }
 
 impl Files {
@@ -192,7 +218,8 @@ impl Files {
         if device::is_device(&data) {
             return Self::of_device(&data, Some(path));
         }
-        Ok(Self { data: open(&data)?, log: open(&path.join(LOG))?, inside: None, units: None })
+        let (data, log) = (open(&data)?, open_log(path, path)?);
+        Ok(Self { data, log, inside: None, units: None })
     }
 
     /// Those of a device or of a copy of one.
@@ -204,17 +231,14 @@ impl Files {
             Error::with_source(ErrorKind::Io, what, e)
         };
         let bytes = device::bytes(&data).map_err(failed)?;
-        let elsewhere = links.map(|links| (log_is_elsewhere(&superblock, links), links.join(LOG)));
+        let elsewhere = links.map(|links| (log_is_elsewhere(&superblock, links), links));
         match elsewhere {
-            Some((true, log)) => match std::fs::read_link(&log) {
-                Ok(to) if !log.exists() => Err(log_is_gone(path, &to)),
-                _ => Ok(Self {
-                    data,
-                    log: open(&log)?,
-                    inside: None,
-                    units: Some(device::units(bytes)),
-                }),
-            },
+            Some((true, links)) => Ok(Self {
+                data,
+                log: open_log(path, links)?,
+                inside: None,
+                units: Some(device::units(bytes)),
+            }),
             None if superblock.log_is_elsewhere() => Err(Error::new(
                 ErrorKind::Invalid,
                 format!(

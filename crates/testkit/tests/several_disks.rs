@@ -430,6 +430,87 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
     assert!(none.stderr.contains(&format!("name them too ({a}, {b})")), "{}", none.stderr);
 }
 
+/// A copy of the directories alone still leads to the logs of the originals, which go on.
+#[test]
+fn a_copy_without_its_logs_is_refused() {
+    let home = tempfile::tempdir().expect("directory");
+    let logs = home.path().join("logs");
+    fs::create_dir(&logs).expect("directory");
+    let mut node = fill(node_in(home, 1, &format!("size=64M,dir={}", logs.display())));
+    let (disk, store) = (node.disks[0].clone(), node.sheep.store().to_owned());
+    wait_until("the VDI is in the copy of the table", || {
+        let table = fs::read(disk.join("table")).unwrap_or_default();
+        table.windows(4).any(|found| found == b"disk")
+    });
+    node.sheep.stop();
+    let copy = node.home.path().join("copy");
+    fs::create_dir(&copy).expect("directory");
+    let _ = run(Command::new("cp").args(["-a", "--"]).args([&store, &disk, &copy]), b"").ok();
+    let copied = copy.join("disk0");
+    let names = format!("{},{}", copy.join("store").display(), copied.display());
+    let log = fs::read_link(disk.join("log")).expect("a link");
+    let line = format!(
+        "the log of {0} is {1}, which belongs to {2}: copy that too and let {0}/log lead to it",
+        copied.display(),
+        log.canonicalize().expect("the log").display(),
+        disk.canonicalize().expect("the disk").display()
+    );
+    let offline = |words: &[&str]| run(Command::new(bin("sheep")).arg("store").args(words), b"");
+    let mut other = Sheep::at(&copy.join("store"), &[]);
+    other.set_disks(&[&copied]);
+    for round in 0..2 {
+        let image = node.home.path().join("image");
+        for words in
+            [&["check", &names][..], &["export", &names, "disk", image.to_str().expect("UTF-8")]]
+        {
+            let refused = offline(words);
+            assert_eq!(
+                (refused.code, refused.stderr.lines().count()),
+                (2, 1),
+                "{round}: {}",
+                refused.stderr
+            );
+            assert!(refused.stderr.contains(&line), "{line}: {}", refused.stderr);
+        }
+        assert!(!image.exists());
+        if round == 0 {
+            node.sheep.start();
+            node.client().write(0, &[9; 8192]).expect("write");
+        }
+    }
+    // A link from before there were any: nobody looks at the log while it is written.
+    let back = log.with_added_extension("store");
+    fs::remove_file(&back).expect("the link");
+    let busy = offline(&["check", &names]);
+    assert_eq!((busy.code, busy.stderr.lines().count()), (2, 1), "{}", busy.stderr);
+    assert!(
+        busy.stderr.contains(&format!("a sheep is using {}", log.display())),
+        "{}",
+        busy.stderr
+    );
+    node.sheep.stop();
+    node.sheep.start();
+    assert!(back.exists(), "a start brings it back");
+    node.sheep.stop();
+    let registry = node.home.path().join(".sheepdog-local");
+    let _ = run(Command::new("cp").args(["-a", "--"]).args([&registry, &copy]), b"").ok();
+    let (_, said) = other.try_start().expect_err("its log is another's");
+    assert!(said.contains("which belongs to"), "{said}");
+    // With its log it is a store.
+    let own = copy.join("a log");
+    fs::copy(&log, &own).expect("copy");
+    fs::copy(disk.join("data"), copied.join("data")).expect("copy");
+    fs::remove_file(copied.join("log")).expect("remove");
+    std::os::unix::fs::symlink(&own, copied.join("log")).expect("link");
+    let checked = offline(&["check", &names]);
+    assert!(checked.text().ends_with("nothing is wrong\n"), "{}{}", checked.text(), checked.stderr);
+    // A log that is not there.
+    fs::remove_file(&own).expect("remove");
+    let gone = offline(&["check", &names]);
+    let line = format!("the log of {} is {}, which is not there", copied.display(), own.display());
+    assert!(gone.code == 2 && gone.stderr.contains(&line), "{}", gone.stderr);
+}
+
 #[test]
 fn before_the_format_any_list_will_do() {
     let mut node = node(1);

@@ -190,3 +190,47 @@ fn where_the_log_of_a_device_is_is_told_from_superblock_and_links() {
     std::fs::write(dir.path().join("log"), "a log").unwrap();
     assert!(log_is_elsewhere(&silent, dir.path()), "brought here by somebody");
 }
+
+#[test]
+fn a_log_elsewhere_is_not_taken_for_that_of_a_copy() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    std::fs::create_dir(at("logs")).unwrap();
+    let log = at("logs/sheep-log-1");
+    let lock = StoreLock::take(&at("a")).unwrap();
+    drop(lock.prepare_with_log_at(LOG_BYTES, &log).unwrap());
+    let back = at("logs/sheep-log-1.store");
+    assert_eq!(std::fs::read_link(&back).unwrap(), at("a").canonicalize().unwrap());
+    let copy = StoreLock::take(&at("copy")).unwrap();
+    std::os::unix::fs::symlink(&log, at("copy/log")).unwrap();
+    // A copy without data, as of a disk that holds nothing yet.
+    let says = format!("which belongs to {}: copy that too", at("a").display());
+    refused(copy.prepare_with_log_at(LOG_BYTES, &log), ErrorKind::Invalid, &says);
+    copy.clear().unwrap();
+    assert!(log.exists() && back.exists(), "they are another's");
+    std::os::unix::fs::symlink(&log, at("copy/log")).unwrap();
+    std::fs::copy(at("a/data"), at("copy/data")).unwrap();
+    refused(copy.open(), ErrorKind::Invalid, &says);
+    refused(
+        copy.open(),
+        ErrorKind::Invalid,
+        &format!("let {} lead to it", at("copy/log").display()),
+    );
+    drop(lock.open().unwrap());
+    // What was copied with its log is a store of its own, also with the link beside it.
+    std::fs::create_dir(at("more")).unwrap();
+    std::fs::copy(&log, at("more/sheep-log-1")).unwrap();
+    std::os::unix::fs::symlink(at("a"), at("more/sheep-log-1.store")).unwrap();
+    std::fs::remove_file(at("copy/log")).unwrap();
+    std::os::unix::fs::symlink(at("more/sheep-log-1"), at("copy/log")).unwrap();
+    drop(copy.open().unwrap());
+    drop((lock, copy));
+    // Swapped mounts: each finds its log, and the links follow.
+    std::fs::rename(at("a"), at("b")).unwrap();
+    std::fs::rename(at("copy"), at("a")).unwrap();
+    let lock = StoreLock::take(&at("b")).unwrap();
+    drop(lock.open().unwrap());
+    assert_eq!(std::fs::read_link(&back).unwrap(), at("b").canonicalize().unwrap());
+    lock.clear().unwrap();
+    assert_eq!(names(&at("logs")), [""; 0]);
+}
