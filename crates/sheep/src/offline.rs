@@ -13,7 +13,7 @@ use crate::process::{say, told};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sheepdog_store::device;
 use sheepdog_store::offline::{self, Found, OfflineStore};
-use sheepdog_types::{DiskId, Error, ErrorKind, Geometry, LineageId, Result, Vid};
+use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
 use sheepdog_volume::table::Table;
 use sheepdog_volume::table_copy::TableCopy;
 use std::collections::BTreeSet;
@@ -52,7 +52,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let mut looked = match Looked::at(&words.dirs) {
+    let mut looked = match Looked::at(&words.dirs, matches!(words.verb, Verb::Check)) {
         Ok(looked) => looked,
         Err(error) => {
             say(&format!("{}\n", told(&error)));
@@ -81,8 +81,12 @@ struct Looked {
     stores: Vec<LookedStore>,
     /// The newest copy of the VDI table, or why there is none.
     table: Result<Table>,
-    /// Disks of the node that were not named or cannot be opened, a line each.
+    /// Disks of the node that were not named or are not there, a line each.
     missing: Vec<String>,
+    /// Disks that cannot be opened, and what is wrong with small files, a line each.
+    broken: Vec<String>,
+    /// What nothing is lost by, a line each.
+    notes: Vec<String>,
     /// Keep a sheep from starting on stores whose data is elsewhere.
     _locks: Vec<File>,
 }
@@ -97,64 +101,150 @@ struct LookedStore {
 enum Named {
     /// A store whose data is on its disks.
     Node(Identity),
+    /// A store that cannot say any more what its disks are.
+    BrokenNode,
     /// What should hold data.
-    Disk {
-        path: PathBuf,
-        id: Option<DiskId>,
-        /// It is one of the disks of a node, not a store of its own.
-        of_node: bool,
-    },
+    Disk(NamedDisk),
+}
+
+struct NamedDisk {
+    path: PathBuf,
+    id: Option<DiskId>,
+    /// It is one of the disks of a node, not a store of its own.
+    of_node: bool,
+    /// Where the links and small files of a device are.
+    links: Option<PathBuf>,
+    /// It never held anything.
+    empty: bool,
+    /// There is data, but no identity; the path of that.
+    nameless: Option<PathBuf>,
 }
 
 impl Named {
-    fn at(path: &Path) -> Self {
-        // A damaged identity does not keep anybody from looking at the rest.
-        let (id, of_node) = match Identity::read(path).ok().flatten() {
-            Some(node) if !node.disks.is_empty() => return Self::Node(node),
-            Some(disk) => (Some(disk.disk), disk.node.is_some()),
-            None if path.is_dir() => (None, false),
-            // A device: its store knows whose it is.
-            None => (device::superblock(path).ok().flatten().map(|found| found.disk), true),
+    /// With a line if its identity is damaged.
+    fn at(path: &Path, all: &[PathBuf]) -> (Self, Option<String>) {
+        let mut disk = NamedDisk {
+            path: path.to_owned(),
+            id: None,
+            of_node: false,
+            links: None,
+            empty: false,
+            nameless: None,
         };
-        Self::Disk { path: path.to_owned(), id, of_node }
+        let dir = if path.is_dir() {
+            path.to_owned()
+        } else {
+            // A device: its store knows whose it is.
+            disk.of_node = true;
+            disk.id = device::superblock(path).ok().flatten().map(|found| found.disk);
+            let id = disk.id;
+            let links = all.iter().filter_map(|dir| Some(dir_of_device(dir, id?)));
+            disk.links = links.into_iter().find(|links| links.is_dir());
+            let Some(links) = disk.links.clone() else {
+                return (Self::Disk(disk), None);
+            };
+            links
+        };
+        let mut damage = None;
+        // A damaged identity does not keep anybody from looking at the rest.
+        match Identity::read(&dir) {
+            Ok(Some(node)) if !node.disks.is_empty() => return (Self::Node(node), None),
+            Ok(Some(found)) => {
+                disk.id = Some(found.disk);
+                disk.of_node = found.node.is_some();
+                disk.empty = found.is_empty();
+            }
+            Ok(None) if has_data(&dir) => disk.nameless = Some(dir.join("identity")),
+            // Something was a store here, and is no mount that is late.
+            Ok(None) if dir.join("table").exists() => {
+                let identity = dir.join("identity");
+                let line = format!("{} is not there, nor is any data", identity.display());
+                return (Self::BrokenNode, Some(line));
+            }
+            Ok(None) => {}
+            Err(error) => {
+                damage = Some(told(&error));
+                if !has_data(&dir) {
+                    return (Self::BrokenNode, damage);
+                }
+            }
+        }
+        (Self::Disk(disk), damage)
+    }
+
+    fn disk(&self) -> Option<&NamedDisk> {
+        match self {
+            Self::Disk(disk) => Some(disk),
+            Self::Node(_) | Self::BrokenNode => None,
+        }
     }
 }
 
+fn has_data(dir: &Path) -> bool {
+    std::fs::symlink_metadata(dir.join("data")).is_ok()
+}
+
 impl Looked {
-    fn at(paths: &[PathBuf]) -> Result<Self> {
+    fn at(paths: &[PathBuf], checks: bool) -> Result<Self> {
         refuse_twice(paths)?;
-        let named: Vec<Named> = paths.iter().map(|path| Named::at(path)).collect();
+        let (mut named, mut broken) = (Vec::new(), Vec::new());
+        for path in paths {
+            let (one, damage) = Named::at(path, paths);
+            named.push(one);
+            broken.extend(damage);
+        }
+        find_links(&mut named);
         let mut locks = Vec::new();
-        for one in &named {
-            if let Named::Node(node) = one {
-                locks.extend(offline::lock(node.dir())?);
+        for (path, one) in paths.iter().zip(&named) {
+            if one.disk().is_none() {
+                locks.extend(offline::lock(path)?);
             }
         }
-        let (stores, unopened) = open(&named)?;
-        if stores.is_empty() {
-            return Err(unopened.into_iter().next().unwrap_or_else(|| no_disk_named(&named)));
+        let Opened { stores, missing: gone, unopened } = open(&mut named)?;
+        if stores.is_empty() && (unopened.is_empty() || !checks) {
+            let error = unopened.into_iter().chain(gone).next();
+            return Err(error.unwrap_or_else(|| no_disk_named(&named, broken.pop())));
         }
-        let mut missing: Vec<String> = unopened.iter().map(told).collect();
+        let mut missing: Vec<String> = gone.iter().map(told).collect();
+        broken.extend(unopened.iter().map(told));
         missing.extend(not_named(&named));
-        Ok(Self { stores, table: newest_table(paths), missing, _locks: locks })
+        let mut notes = Vec::new();
+        for disk in named.iter().filter_map(Named::disk) {
+            let Some(identity) = &disk.nameless else { continue };
+            let line = format!(
+                "{} is not there: no sheep starts on this disk without it",
+                identity.display()
+            );
+            // Of a copy it may have been left out.
+            if named.len() > 1 { &mut broken } else { &mut notes }.push(line);
+        }
+        let table = newest_table(paths, &named);
+        if let Err(error) = &table {
+            // A store that never belonged to a formatted cluster has none, and needs none.
+            let needs_none = named.iter().filter_map(Named::disk).all(|disk| disk.empty);
+            match error.kind() {
+                ErrorKind::NotFound if needs_none => {}
+                ErrorKind::NotFound => missing.push(told(error)),
+                _ => broken.push(told(error)),
+            }
+        }
+        Ok(Self { stores, table, missing, broken, notes, _locks: locks })
     }
 
     /// Damage that is known without looking at any block, a line each.
     fn damage(&self) -> Vec<String> {
-        let mut lines: Vec<String> = Vec::new();
-        for LookedStore { dir, found, .. } in &self.stores {
-            let several = self.stores.len() > 1;
-            lines.extend(found.damage.iter().map(|line| {
-                if several { format!("{}: {line}", dir.display()) } else { line.clone() }
-            }));
-        }
-        match &self.table {
-            // A store that never belonged to a formatted cluster has none, and needs none.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => lines.push(told(error)),
-            Ok(_) => {}
-        }
-        lines
+        let found = self.stores.iter().flat_map(|LookedStore { dir, found, .. }| {
+            found.damage.iter().map(|line| format!("{}: {line}", dir.display()))
+        });
+        self.broken.iter().cloned().chain(found).collect()
+    }
+
+    /// What nothing is lost by, a line each.
+    fn notes(&self) -> Vec<String> {
+        let found = self.stores.iter().flat_map(|LookedStore { dir, found, .. }| {
+            found.notes.iter().map(|line| format!("{}: {line}", dir.display()))
+        });
+        self.notes.iter().cloned().chain(found).collect()
     }
 
     /// How fragments divide.
@@ -163,6 +253,24 @@ impl Looked {
         self.stores
             .first()
             .map_or(Geometry::STANDARD, |one| one.store.store().superblock().geometry)
+    }
+
+    /// Whose the blocks of a fragment are that cannot be read, for people: as far as the index knows.
+    fn owners(&self, store: &LookedStore, fragment: FragmentId) -> String {
+        let lineage = fragment.lineage;
+        let owns = |vid: &Vid| {
+            let summaries = store.store.store().owner_summaries(lineage, *vid);
+            // Only a page knows more than a few owners.
+            summaries.map_or(true, |found| found.iter().any(|(id, _)| *id == fragment))
+        };
+        let table = self.table.as_ref().ok();
+        let records = table.into_iter().flat_map(|table| table.visible().chain(table.hidden()));
+        let vids = records.filter(|record| record.lineage == lineage).map(|record| record.vid);
+        let names: Vec<String> = vids.filter(owns).map(|vid| self.owner(lineage, vid)).collect();
+        if names.is_empty() {
+            return format!("lineage {}, whose VDIs nobody knows", lineage.0);
+        }
+        names.join(", ")
     }
 
     /// Whose blocks a vid's are, for people.
@@ -179,8 +287,12 @@ impl Looked {
 
     fn table(&self) -> Result<&Table> {
         self.table.as_ref().map_err(|error| {
-            let what = "the store's copy of the VDI table is needed to know its VDIs";
-            Error::new(error.kind(), format!("{what}: {}", told(error)))
+            let line = told(error);
+            let what = match error.kind() {
+                ErrorKind::NotFound => format!("missing: {line}"),
+                _ => format!("a copy of the VDI table is needed to know the VDIs: {line}"),
+            };
+            Error::new(error.kind(), what)
         })
     }
 }
@@ -197,61 +309,118 @@ fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The stores on the disks that were named. Of several the others are looked at when one cannot be
-/// opened.
-fn open(named: &[Named]) -> Result<(Vec<LookedStore>, Vec<Error>)> {
-    let links = |id: DiskId| {
-        named.iter().find_map(|one| match one {
-            Named::Node(node) if node.disks.iter().any(|known| known.id == id) => {
-                Some(dir_of_device(node.dir(), id)).filter(|dir| dir.is_dir())
-            }
-            _ => None,
-        })
-    };
-    let (mut stores, mut unopened) = (Vec::new(), Vec::new());
+/// What became of the disks that were named.
+#[derive(Default)]
+struct Opened {
+    stores: Vec<LookedStore>,
+    missing: Vec<Error>,
+    unopened: Vec<Error>,
+}
+
+/// Opens the stores on the disks that were named. The others are looked at when one is not there or
+/// cannot be opened.
+fn open(named: &mut [Named]) -> Result<Opened> {
+    let mut opened = Opened::default();
     for one in named {
-        let Named::Disk { path, id, .. } = one else { continue };
-        match OfflineStore::open(path, id.and_then(links).as_deref()) {
-            Ok((store, found)) => {
-                stores.push(LookedStore { dir: path.clone(), store, found });
+        let Named::Disk(disk) = one else { continue };
+        let path = &disk.path;
+        match OfflineStore::open(path, disk.links.as_deref()) {
+            Ok((store, mut found)) => {
+                let there = store.store().superblock().disk;
+                match disk.id {
+                    Some(id) if id != there => found.damage.push(format!(
+                        "the data is that of disk {there}, not of {id}, which this is"
+                    )),
+                    _ => disk.id = Some(there),
+                }
+                opened.stores.push(LookedStore { dir: path.clone(), store, found });
             }
-            Err(error) if named.len() > 1 && error.kind() != ErrorKind::Locked => {
-                unopened.push(error);
+            Err(error) if error.kind() == ErrorKind::Locked => return Err(error),
+            // A link that leads nowhere tells of a log that may come back.
+            Err(error) if error.kind() == ErrorKind::Invalid || log_is_gone(disk) => {
+                opened.missing.push(error);
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                let line = told(&error);
+                let shown = path.display().to_string();
+                let names_it = line.contains(&shown);
+                let line = if names_it { line } else { format!("{shown}: {line}") };
+                opened.unopened.push(Error::new(error.kind(), line));
+            }
         }
     }
-    Ok((stores, unopened))
+    Ok(opened)
+}
+
+fn log_is_gone(disk: &NamedDisk) -> bool {
+    let log = disk.links.as_ref().unwrap_or(&disk.path).join("log");
+    std::fs::read_link(&log).is_ok() && !log.exists()
+}
+
+/// A device that cannot say who it is may still be where its store saw it last.
+fn find_links(named: &mut [Named]) {
+    let nodes = named.iter().filter_map(|one| match one {
+        Named::Node(node) => Some(node),
+        Named::BrokenNode | Named::Disk(_) => None,
+    });
+    let seen: Vec<(PathBuf, PathBuf)> = nodes
+        .flat_map(|node| {
+            let links = |disk: &KnownDisk| (real(&disk.path), dir_of_device(node.dir(), disk.id));
+            node.disks.iter().map(links)
+        })
+        .filter(|(_, links)| links.is_dir())
+        .collect();
+    for one in named {
+        if let Named::Disk(disk) = one
+            && disk.id.is_none()
+        {
+            let found = seen.iter().find(|(path, _)| *path == real(&disk.path));
+            disk.links = found.map(|(_, links)| links.clone());
+        }
+    }
+}
+
+/// What a path leads to; itself if that is not there.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    path.canonicalize().unwrap_or(path)
 }
 
 /// The disks that the named stores remember.
 fn known(named: &[Named]) -> impl Iterator<Item = &KnownDisk> {
     named.iter().flat_map(|one| match one {
         Named::Node(node) => node.disks.as_slice(),
-        Named::Disk { .. } => &[],
+        Named::BrokenNode | Named::Disk(_) => &[],
     })
 }
 
 /// The disks that belong to those that were named, a line each.
 fn not_named(named: &[Named]) -> Vec<String> {
-    let is_here = |disk: &KnownDisk| {
-        named.iter().any(|one| matches!(one, Named::Disk { id: Some(id), .. } if *id == disk.id))
+    let is_here = |known: &KnownDisk| {
+        named.iter().filter_map(Named::disk).any(|disk| match disk.id {
+            Some(id) => id == known.id,
+            // It cannot say who it is; it was told of already.
+            None => real(&disk.path) == real(&known.path),
+        })
     };
     let mut lines: Vec<String> = known(named)
         .filter(|disk| !is_here(disk))
         .map(|disk| format!("disk {}, last seen at {}", disk.id, disk.path.display()))
         .collect();
-    let is_orphan = |one: &Named| match one {
-        Named::Disk { id, of_node: true, .. } => known(named).all(|disk| Some(disk.id) != *id),
-        Named::Disk { of_node: false, .. } | Named::Node(..) => false,
-    };
-    if named.iter().any(is_orphan) {
+    let is_orphan =
+        |disk: &NamedDisk| disk.of_node && known(named).all(|known| Some(known.id) != disk.id);
+    let store_is_named = named.iter().any(|one| one.disk().is_none());
+    if !store_is_named && named.iter().filter_map(Named::disk).any(is_orphan) {
         lines.push("other disks of the node, if it has more: its store was not named".to_owned());
     }
     lines
 }
 
-fn no_disk_named(named: &[Named]) -> Error {
+fn no_disk_named(named: &[Named], damage: Option<String>) -> Error {
+    if let Some(line) = damage {
+        let what = format!("{line}: name its disks too, it cannot tell which they are");
+        return Error::new(ErrorKind::Io, what);
+    }
     let listed: Vec<_> = known(named).map(|disk| disk.path.display().to_string()).collect();
     Error::new(
         ErrorKind::Invalid,
@@ -259,19 +428,40 @@ fn no_disk_named(named: &[Named]) -> Error {
     )
 }
 
-/// The newest copy of the VDI table.
-fn newest_table(paths: &[PathBuf]) -> Result<Table> {
-    let mut newest: Result<TableCopy> = Err(ErrorKind::NotFound.into());
-    for path in paths {
-        newest = match (newest, table_copy::read(path)) {
+/// The newest copy of the VDI table: in the directories that were named, and in those of devices.
+fn newest_table(paths: &[PathBuf], named: &[Named]) -> Result<Table> {
+    let links = named.iter().filter_map(|one| one.disk()?.links.as_ref());
+    let dirs: Vec<&PathBuf> = paths.iter().filter(|path| path.is_dir()).chain(links).collect();
+    let mut newest: Result<TableCopy> = Err(no_table(paths, &dirs));
+    for dir in dirs {
+        newest = match (newest, table_copy::read(dir)) {
             (Ok(one), Ok(other)) if other.revision <= one.revision => Ok(one),
             (_, Ok(copy)) | (Ok(copy), Err(_)) => Ok(copy),
             // A damaged one matters more than one that was never there.
-            (Err(one), Err(other)) if one.kind() == ErrorKind::NotFound => Err(other),
+            (Err(one), Err(other)) if other.kind() != ErrorKind::NotFound => {
+                Err(if one.kind() == ErrorKind::NotFound { other } else { one })
+            }
             (Err(one), Err(_)) => Err(one),
         };
     }
     newest.and_then(|copy| copy.table())
+}
+
+fn no_table(paths: &[PathBuf], dirs: &[&PathBuf]) -> Error {
+    let list = |paths: &mut dyn Iterator<Item = &PathBuf>| {
+        paths.map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let what = if dirs.is_empty() {
+        let devices = list(&mut paths.iter());
+        format!("a copy of the VDI table, which {devices} cannot hold: name the store too")
+    } else {
+        let dirs = list(&mut dirs.iter().copied());
+        format!(
+            "a copy of the VDI table, a file 'table' in {dirs}: bring one back from another disk or \
+             a copy of the node"
+        )
+    };
+    Error::new(ErrorKind::NotFound, what)
 }
 
 /// Prints on standard output; whoever closed it wants no more.

@@ -4,6 +4,7 @@
 use crate::areas::LogInside;
 use crate::device;
 use crate::files::{DATA, LOG, log_is_elsewhere, log_is_gone, refuse_log_of_another};
+use sheepdog_storelog::format::superblock::{CheckpointSlot, SLOT_OFFSETS};
 use sheepdog_storelog::io::{Area, Completion, DiskError, DiskErrorKind, DiskOp, OpId};
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, Limits, OpenReport, Opening, Store,
@@ -30,6 +31,8 @@ pub struct Found {
     pub report: OpenReport,
     /// Parts of the index and the log that were left out because they are damaged, a line each.
     pub damage: Vec<String>,
+    /// What a crash may leave and the next start mends, a line each.
+    pub notes: Vec<String>,
 }
 
 struct Files {
@@ -69,7 +72,8 @@ impl OfflineStore {
             };
             if let Some(opened) = opening.completed(files.perform(id, &op), &mut effects) {
                 let (store, report) = opened?;
-                let found = Found { report, damage: opening.take_damage() };
+                let notes = files.unreadable_slots(store.superblock().log_id);
+                let found = Found { report, damage: opening.take_damage(), notes };
                 return Ok((Self { store, files, lock: None }, found));
             }
         }
@@ -171,6 +175,9 @@ fn open_log(of: &Path, links: &Path) -> Result<File> {
     let log = links.join(LOG);
     match std::fs::read_link(&log) {
         Ok(to) if !log.exists() => Err(log_is_gone(of, &to)),
+        Err(_) if !log.exists() => {
+            Err(Error::new(ErrorKind::Io, format!("{} has data but no log", of.display())))
+        }
         _ => {
             refuse_log_of_another(links, &log)?;
             open(&log)
@@ -257,6 +264,24 @@ impl Files {
                 Ok(Self { data, log, inside: Some(inside), units: Some(units) })
             }
         }
+    }
+
+    /// One of the two slots is enough, and a power cut may tear the one that is just written. Slots
+    /// that differ are no news: between the writes of the two they do.
+    fn unreadable_slots(&self, log_id: u64) -> Vec<String> {
+        let reads = SLOT_OFFSETS.map(|at| {
+            let mut block = PageBuf::zeroed(BLOCK_SIZE);
+            read_at(&self.data, at, block.as_mut()).map_err(|e| e.to_string())?;
+            CheckpointSlot::decode(log_id, block.as_ref()).map_err(|e| e.to_string())
+        });
+        let why = |(number, read): (usize, Result<_, String>)| {
+            let why = read.err()?;
+            Some(format!(
+                "slot {number} of the two checkpoint slots cannot be read ({why}): the other one \
+                 is enough, and the next start mends it"
+            ))
+        };
+        (1..).zip(reads).filter_map(why).collect()
     }
 
     fn perform(&self, op: OpId, what: &DiskOp) -> Completion {

@@ -280,9 +280,27 @@ fn a_device_alone_can_be_checked() {
         assert!(text.starts_with("missing: other disks of the node, if it has more"), "{text}");
         assert!(!text.contains("damage") && text.contains("1024 blocks of 1 fragments"), "{text}");
         assert_eq!(checked.code, 1);
+        let line = format!("a copy of the VDI table, which {path} cannot hold: name the store too");
+        assert!(text.contains(&format!("missing: {line}\n")), "{text}");
+        let listed = offline(&["list", path]);
+        assert_eq!((listed.code, listed.stderr), (1, format!("missing: {line}\n")));
     }
     let all = format!("{},{path}", sheep.store().display());
     assert_eq!(offline(&["check", &all]).code, 0);
+    // The store keeps one for each device.
+    fs::remove_file(sheep.store().join("table")).expect("remove");
+    assert_eq!(offline(&["check", &all]).code, 0);
+    assert!(offline(&["list", &all]).ok().text().contains(" disk"));
+    // Without its superblock it is damaged, not missing.
+    let raw = File::options().write(true).open(device.path()).expect("open");
+    raw.write_all_at(&[0; 4096], 0).expect("write");
+    raw.sync_all().expect("sync");
+    drop(raw);
+    let checked = offline(&["check", &all]);
+    let line = format!("damage: {path} has no superblock, or a damaged one\n");
+    assert!(checked.text().starts_with(&line), "{}", checked.text());
+    assert!(!checked.text().contains("missing"), "{}", checked.text());
+    assert_eq!(checked.code, 1);
 }
 
 #[test]

@@ -200,18 +200,125 @@ fn a_mount_that_cannot_be_written_is_enough() {
 
 #[test]
 fn words_that_make_no_sense_are_refused() {
-    for words in [
-        &["check"][..],
-        &["export", "dir", "vdi"],
-        &["check", "dir", "--force"],
-        &["list", "dir", "--what"],
-        &["frobnicate", "dir"],
+    for (words, says) in [
+        (&["check"][..], "'check' needs DIR[,DIR...]"),
+        (&["export", "dir"], "'export' needs VDI[@TAG]"),
+        (&["export", "dir", "vdi"], "'export' needs FILE"),
+        (&["check", "dir", "other"], "Unexpected 'other' behind 'check'"),
+        (&["check", "dir", "--force"], "'check' has no --force"),
+        (&["list", "dir", "--what"], "Unknown option '--what'"),
+        (&["--json"], "Please say what to do"),
+        (&["frobnicate", "dir"], "Unknown command 'frobnicate'"),
+        (&["check", "/a,,/b"], "PATH '/a,,/b' has an empty part"),
+        (&["check", ""], "the path of the store is empty"),
     ] {
         let ended = offline(words);
         assert_eq!(ended.code, 64, "{words:?}");
+        assert!(ended.stderr.starts_with(says), "{words:?}: {}", ended.stderr);
         assert!(ended.stderr.contains("Usage: sheep store"), "{}", ended.stderr);
     }
     assert_eq!(offline(&["--help"]).code, 0);
     let none = offline(&["check", "/nonexistent"]);
     assert_eq!((none.code, none.stderr.lines().count()), (2, 1), "{}", none.stderr);
+}
+
+/// Puts bytes into a file; what they replace.
+fn patch(path: &Path, at: u64, bytes: &[u8]) -> Vec<u8> {
+    let file = fs::File::options().read(true).write(true).open(path).expect("open");
+    let mut before = vec![0; bytes.len()];
+    file.read_exact_at(&mut before, at).expect("read");
+    file.write_all_at(bytes, at).expect("write");
+    before
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_said_with_its_path() {
+    let (mut sheep, content) = sheep_with_kept();
+    sheep.stop();
+    let store = path(sheep.store()).to_owned();
+    let data = sheep.store().join("data");
+    let checked = |code: i32| {
+        let ended = offline(&["check", &store]);
+        assert_eq!(ended.code, code, "{}{}", ended.text(), ended.stderr);
+        ended.text()
+    };
+    // One slot of two is what a crash may leave.
+    let before = patch(&data, 4096, b"rot");
+    let text = checked(0);
+    let line = format!("note: {store}: slot 1 of the two checkpoint slots cannot be read");
+    assert!(text.starts_with(&line) && text.ends_with("nothing is wrong\n"), "{text}");
+    let of_second = patch(&data, 8192, b"rot");
+    let text = checked(1);
+    assert!(text.starts_with(&format!("damage: {store}: ")), "{text}");
+    assert!(text.contains("slot") && text.ends_with(" read: damaged\n"), "{text}");
+    let json = json(&offline(&["check", &store, "--json"]));
+    assert!(json["good"] == false && json["missing"][0].is_null(), "{json}");
+    patch(&data, 8192, &of_second);
+    // A start mends it.
+    sheep.start();
+    sheep.stop();
+    assert!(!checked(0).contains("note"));
+    assert_ne!(before, b"rot");
+    let before = patch(&data, 0, &[0; 512]);
+    let text = checked(1);
+    assert!(text.starts_with(&format!("damage: {store}: ")), "{text}");
+    assert!(text.contains("superblock") && text.ends_with(" read: damaged\n"), "{text}");
+    let image = sheep.store().join("image");
+    let words = ["export", &store, "kept", path(&image)];
+    let refused = offline(&words);
+    assert_eq!((refused.code, refused.stderr.lines().count()), (2, 1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("superblock") && !image.exists(), "{}", refused.stderr);
+    patch(&data, 0, &before);
+
+    let identity = sheep.store().join("identity");
+    let kept = fs::read(&identity).expect("the identity");
+    fs::write(&identity, b"nonsense").expect("damage it");
+    let text = checked(1);
+    assert!(text.contains(&format!("damage: {} is damaged", identity.display())), "{text}");
+    fs::remove_file(&identity).expect("remove");
+    let text = checked(0);
+    assert!(text.contains(&format!("note: {} is not there", identity.display())), "{text}");
+    fs::write(&identity, kept).expect("bring it back");
+    let table = sheep.store().join("table");
+    let away = table.with_extension("away");
+    fs::rename(&table, &away).expect("rename");
+    let text = checked(1);
+    let line = format!("a copy of the VDI table, a file 'table' in {store}: bring one back");
+    assert!(text.contains(&format!("missing: {line}")), "{text}");
+    let listed = offline(&["list", &store]);
+    assert_eq!((listed.code, listed.stderr.lines().count()), (1, 1), "{}", listed.stderr);
+    assert!(listed.stderr.contains(&line), "{}", listed.stderr);
+    fs::rename(&away, &table).expect("rename");
+    let log = sheep.store().join("log");
+    fs::rename(&log, &away).expect("rename");
+    assert!(checked(1).contains(&format!("damage: {store} has data but no log")));
+    fs::rename(&away, &log).expect("rename");
+    sheep.start();
+    assert_kept(&sheep, &content);
+}
+
+/// A page of the index that is gone: whose it was, and not what follows from it.
+#[test]
+fn a_damaged_page_is_told_with_disk_owner_and_place() {
+    let (mut sheep, _) = sheep_with_kept();
+    sheep.stop();
+    let data = sheep.store().join("data");
+    let bytes = fs::read(&data).expect("the data");
+    let pages =
+        bytes.chunks(4096).enumerate().skip(3).filter(|(_, page)| page.starts_with(b"PFDS"));
+    let pages: Vec<usize> = pages.map(|(at, _)| at).collect();
+    assert!(!pages.is_empty());
+    for at in pages {
+        let _ = patch(&data, at as u64 * 4096 + 100, b"rot");
+    }
+    let store = store_of(&sheep);
+    let check = offline(&["check", store]);
+    let text = check.text();
+    for at in [0, 4 << 20] {
+        let line = format!(
+            "damage: {store}: nothing of 4194304 bytes at {at} of kept can be read: page of fragment "
+        );
+        assert!(text.contains(&line), "{text}");
+    }
+    assert_eq!((check.code, text.lines().count()), (1, 3), "{text}");
 }

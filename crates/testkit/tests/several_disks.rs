@@ -410,7 +410,10 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
         let checked = offline(&["check", &names]);
         let text = checked.text();
         assert!(text.starts_with("missing: ") && text.contains(says), "{text}");
-        assert!(text.ends_with("nothing is wrong with these, others are missing\n"), "{text}");
+        assert!(
+            text.ends_with("nothing is wrong with what is here, but something is missing\n"),
+            "{text}"
+        );
         let json = offline(&["check", &names, "--json"]);
         let shown: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
         assert!(shown["good"] == false && shown["missing"][0].is_string(), "{shown}");
@@ -425,6 +428,40 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
     let checked = offline(&["check", &format!("{store},{a},{gone}")]);
     assert_eq!(checked.code, 1);
     assert!(checked.text().contains(&format!("missing: cannot open {gone}")), "{}", checked.text());
+    // A disk that is not where it was is one line.
+    let away = hide(&node.disks[1]);
+    let checked = offline(&["check", &all]).text();
+    assert!(checked.starts_with(&format!("missing: cannot open {b}")), "{checked}");
+    assert_eq!(checked.lines().count(), 2, "{checked}");
+    fs::rename(away, &node.disks[1]).expect("rename");
+    // One that is there and damaged is not missing.
+    let damaged = |says: &str| {
+        let checked = offline(&["check", &all]);
+        let text = checked.text();
+        assert!(checked.code == 1 && text.starts_with("damage: ") && text.contains(says), "{text}");
+        assert!(!text.contains("missing") && text.ends_with(" read: damaged\n"), "{text}");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        // What is left is saved all the same.
+        let part = offline(&["export", &all, "disk", &image, "--force"]);
+        assert!(part.code == 1 && part.stderr.starts_with("damage: "), "{}", part.stderr);
+    };
+    for dir in [&b, &store] {
+        let identity = format!("{dir}/identity");
+        let kept = fs::read(&identity).expect("the identity");
+        fs::write(&identity, b"nonsense").expect("damage it");
+        damaged(&format!("{identity} is damaged"));
+        fs::remove_file(&identity).expect("remove");
+        damaged(&format!("{identity} is not there"));
+        fs::write(&identity, kept).expect("bring it back");
+    }
+    let data = fs::File::options().read(true).write(true).open(node.disks[1].join("data"));
+    let (data, mut good) = (data.expect("open"), vec![0; 12_288]);
+    data.read_exact_at(&mut good, 0).expect("read");
+    for at in [0, 4096] {
+        data.write_all_at(&vec![0; 12_288 - at], at as u64).expect("damage it");
+        damaged(&format!("damage: {b}: "));
+        data.write_all_at(&good, 0).expect("mend it");
+    }
     let none = offline(&["list", &store]);
     assert_eq!(none.code, 2);
     assert!(none.stderr.contains(&format!("name them too ({a}, {b})")), "{}", none.stderr);

@@ -1,6 +1,7 @@
 //! `sheep store check`: every block of every vid is read and compared with its checksum.
 
 use super::{Looked, LookedStore, bar, print};
+use crate::process::told;
 use serde_json::json;
 use sheepdog_storelog::{Answer, BlockKind, Command};
 use sheepdog_types::{BLOCK_SIZE, FragmentId, Result, Vid};
@@ -18,14 +19,18 @@ struct Bad {
 /// Reads everything; whether all is well and all is here.
 pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
     let mut lines = looked.damage();
+    let geometry = looked.geometry();
     let (mut bad, mut fragments, mut blocks_read) = (Vec::new(), 0, 0);
     let bar = bar(looked.stores.iter().map(|one| one.store.store().usage().used).sum());
-    for one in &mut looked.stores {
+    for at in 0..looked.stores.len() {
+        let one = &mut looked.stores[at];
+        let mut is_damaged = !one.found.damage.is_empty();
         let store = one.store.store();
         let all: Vec<FragmentId> =
             store.lineages().into_iter().flat_map(|lineage| store.fragments(lineage)).collect();
         fragments += all.len();
         for id in all {
+            let one = &mut looked.stores[at];
             match vids(one, id) {
                 Ok(vids) => {
                     for vid in vids {
@@ -33,11 +38,25 @@ pub fn run(looked: &mut Looked, json: bool) -> Result<bool> {
                         bar.set_position(blocks_read * BLOCK_SIZE as u64);
                     }
                 }
-                // Whose it was cannot be told any more; the lineage can.
-                Err(error) => lines.push(format!("{}: nothing of it can be read", error.full())),
+                Err(error) => {
+                    is_damaged = true;
+                    let why = told(&error);
+                    // Told once, with its place, also if opening met it.
+                    lines.retain(|line| !line.contains(&error.full()));
+                    let bytes = geometry.fragment_bytes();
+                    let one = &looked.stores[at];
+                    lines.push(format!(
+                        "{}: nothing of {bytes} bytes at {} of {} can be read: {why}",
+                        one.dir.display(),
+                        id.number * bytes,
+                        looked.owners(one, id)
+                    ));
+                }
             }
         }
-        if let Err(books) = one.store.store().self_check() {
+        // With parts of the index left out the books cannot fit.
+        let one = &looked.stores[at];
+        if !is_damaged && let Err(books) = one.store.store().self_check() {
             lines.push(format!("{}: the books of space: {books}", one.dir.display()));
         }
     }
@@ -130,7 +149,7 @@ fn report(
         let all = json!({
             "stores": stores, "good": good, "fragments": fragments,
             "blocks": blocks, "torn_tail": torn_tail,
-            "missing": looked.missing, "damage": lines, "bad_blocks": bad,
+            "missing": looked.missing, "damage": lines, "notes": looked.notes(), "bad_blocks": bad,
         });
         return print(&format!("{all:#}\n"));
     }
@@ -146,12 +165,15 @@ fn report(
         let owner = looked.owner(bad.fragment.lineage, bad.vid);
         let _ = writeln!(text, "bad blocks: {owner}: {len} bytes at {offset}: {}", bad.why);
     }
+    for line in looked.notes() {
+        let _ = writeln!(text, "note: {line}");
+    }
     if torn_tail {
         let _ = writeln!(text, "note: the log ends with a write that was never acknowledged");
     }
     let verdict = match (undamaged, good) {
         (true, true) => "nothing is wrong",
-        (true, false) => "nothing is wrong with these, others are missing",
+        (true, false) => "nothing is wrong with what is here, but something is missing",
         (false, _) => "damaged",
     };
     let _ = writeln!(text, "{blocks} blocks of {fragments} fragments read: {verdict}");

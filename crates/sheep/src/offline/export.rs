@@ -111,7 +111,7 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
         print(&format!("{all:#}\n"));
     } else {
         for line in &looked.missing {
-            say(&format!("missing: {line}: what lies there is left as zeros\n"));
+            say(&format!("missing: {line}; what lies there is left as zeros\n"));
         }
         for line in &damage {
             say(&format!("damage: {line}\n"));

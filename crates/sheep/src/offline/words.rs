@@ -52,22 +52,44 @@ impl Words {
             }
         }
         let plain: Vec<&OsStr> = plain.iter().map(OsString::as_os_str).collect();
-        let (verb, dir) = match plain[..] {
-            [verb, dir] if verb == "list" && !force => (Verb::List, dir),
-            [verb, dir] if verb == "check" && !force => (Verb::Check, dir),
-            [verb, dir, vdi, file] if verb == "export" => {
+        let Some((verb, rest)) = plain.split_first() else {
+            return Err("Please say what to do: list, check or export".to_owned());
+        };
+        let shown = |word: &OsStr| word.to_string_lossy().escape_debug().to_string();
+        let verb_shown = shown(verb);
+        let wanted = match verb.to_str() {
+            Some("list" | "check") => &["DIR[,DIR...]"][..],
+            Some("export") => &["DIR[,DIR...]", "VDI[@TAG]", "FILE"],
+            _ => {
+                return Err(format!("Unknown command '{verb_shown}': it is list, check or export"));
+            }
+        };
+        if let Some(missing) = wanted.get(rest.len()) {
+            return Err(format!("'{verb_shown}' needs {missing}"));
+        }
+        if let Some(more) = rest.get(wanted.len()) {
+            return Err(format!("Unexpected '{}' behind '{verb_shown}'", shown(more)));
+        }
+        let (verb, dir) = match *rest {
+            [dir, vdi, file] => {
                 let vdi = vdi.to_str().ok_or("A VDI's name is UTF-8")?.to_owned();
                 (Verb::Export { vdi, file: file.into(), force }, dir)
             }
-            _ => return Err("Please say what to do with which store".to_owned()),
+            _ if force => return Err(format!("'{verb_shown}' has no --force, only export has")),
+            [dir] if verb_shown == "list" => (Verb::List, dir),
+            [dir] => (Verb::Check, dir),
+            _ => return Err(format!("'{verb_shown}' needs DIR")),
         };
+        if dir.is_empty() {
+            return Err("the path of the store is empty".to_owned());
+        }
         let dirs: Vec<PathBuf> = dir
             .as_bytes()
             .split(|byte| *byte == b',')
             .map(|part| OsStr::from_bytes(part).into())
             .collect();
         if dirs.iter().any(|dir| dir.as_os_str().is_empty()) {
-            return Err("A directory's name is empty".to_owned());
+            return Err(format!("PATH '{}' has an empty part", shown(dir)));
         }
         Ok(Some(Self { verb, dirs, json }))
     }
