@@ -136,7 +136,7 @@ pub fn is_unused(path: &Path, links: Option<&Path>) -> Result<bool> {
     let first = DiskOp::Read { area: Area::Log, offset: 0, len: BLOCK_SIZE };
     let first = files.perform(OpId(0), &first).result;
     match OfflineStore::open_files(files) {
-        Ok((_, Found { report, damage })) => {
+        Ok((_, Found { report, damage, .. })) => {
             let none = report.fragments == 0 && report.batches == 0 && !report.torn_tail;
             Ok(none && damage.is_empty())
         }
