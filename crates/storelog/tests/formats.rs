@@ -227,6 +227,21 @@ fn structures_of_former_versions_are_read() {
 }
 
 #[test]
+fn only_a_whole_batch_can_be_of_a_newer_version() {
+    let (_, mut bytes) = encoded_batch();
+    bytes[4] += 1;
+    let read = |bytes: &[u8]| {
+        let header = BatchHeader::peek(bytes, LOG_ID, 512)?;
+        batch::decode(&header, bytes, geometry())
+    };
+    assert!(read(&bytes).is_err_and(|malformed| !malformed.newer), "it is rot");
+    bytes[48..52].fill(0);
+    let crc = crc32c(&bytes);
+    bytes[48..52].copy_from_slice(&crc.to_le_bytes());
+    assert!(read(&bytes).is_err_and(|malformed| malformed.newer));
+}
+
+#[test]
 fn a_newer_root_is_refused() {
     let bytes = root().encode();
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);

@@ -283,7 +283,7 @@ impl BatchHeader {
         if r.u32()? != MAGIC {
             return Err(r.bad("wrong magic number"));
         }
-        let version = r.u16()?;
+        let _version = r.u16()?;
         let _reserved = r.u16()?;
         let header = Self {
             log_id: r.u64()?,
@@ -297,9 +297,6 @@ impl BatchHeader {
         };
         if header.log_id != log_id {
             return Err(r.bad("it belongs to another log"));
-        }
-        if version > VERSION {
-            return Err(Malformed::newer("log batch"));
         }
         if !header.header_bytes.is_multiple_of(log_unit)
             || !(HEADER_BYTES..=RECORDS_BYTES_MAX).contains(&(header.header_bytes as usize))
@@ -326,6 +323,8 @@ impl BatchHeader {
 
 /// Byte offset of the checksum in the header.
 const CRC_AT: usize = 48;
+/// Behind the magic number; both stay where they are, and the checksum, in every version.
+const VERSION_AT: usize = 4;
 
 /// Lays out header and records, padded to the log unit, and fills in lengths and checksum.
 #[must_use]
@@ -375,6 +374,10 @@ pub fn decode(
     whole[CRC_AT..CRC_AT + 4].fill(0);
     if crc32c(&whole) != header.crc {
         return Err(r.bad("wrong checksum"));
+    }
+    // Before the checksum is known to be right, that would be rot.
+    if Reader::new("log batch", &whole[VERSION_AT..]).u16()? > VERSION {
+        return Err(Malformed::newer("log batch"));
     }
     let mut r = Reader::new("log record", &whole[HEADER_BYTES..]);
     let records = (0..header.records)
