@@ -96,10 +96,11 @@ pub async fn start(
     let fresh = identity.is_empty();
     let mut identities = Identities { node: identity, disks: Vec::new() };
     let (mut locks, mut worker_disks) = (Vec::new(), Vec::new());
+    let mut notices = Vec::new();
     for disk in disks {
         let files = disk.found.and_then(|found| {
             let lock = found.lock.as_ref().unwrap_or(store);
-            let files = files(options, lock, &disk.path, disk.id)?;
+            let files = files(options, lock, &disk.path, disk.id, &mut notices)?;
             locks.extend(found.lock);
             identities.disks.extend(found.identity);
             Ok(files)
@@ -131,6 +132,11 @@ pub async fn start(
     let data = spawn_worker(config, Arc::clone(&node) as _)?;
     node.set_data(data);
     disk_watch::look(&node).await?;
+    // A start that fails says why and nothing else.
+    for line in notices {
+        tracing::warn!("{line}");
+        say(&(line + "\n"));
+    }
     // The address may be news too.
     cluster::note_epoch(&registry, &node.me).await?;
     Ok(Started {
@@ -251,7 +257,13 @@ fn free_space(path: &Path) -> Result<u64> {
 }
 
 /// The store's files, prepared if there are none.
-fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Result<StoreFiles> {
+fn files(
+    options: &Options,
+    store: &StoreLock,
+    path: &Path,
+    disk: DiskId,
+    notices: &mut Vec<String>,
+) -> Result<StoreFiles> {
     if store.is_prepared()? {
         let files = store.open()?;
         if let Some(dir) = options.journal.as_ref().and_then(|journal| journal.dir.as_deref()) {
@@ -270,8 +282,7 @@ fn files(options: &Options, store: &StoreLock, path: &Path, disk: DiskId) -> Res
                 path.display(),
                 files.log_bytes
             );
-            tracing::warn!("{line}");
-            say(&(line + "\n"));
+            notices.push(line);
         }
         return Ok(files);
     }
