@@ -75,7 +75,8 @@ fn sound(options: &Options) {
     let paths = paths.into_iter().chain([journal.and_then(|journal| journal.dir.as_ref())]);
     assert!(paths.flatten().all(|path| path.is_absolute()), "a daemon leaves its directory");
     assert!(options.port != 0 && options.nbd.is_none_or(|nbd| nbd.port() != 0));
-    assert!(journal.is_none_or(|journal| journal.bytes >= 64 << 20));
+    let size = journal.and_then(|journal| journal.bytes);
+    assert!(size.is_none_or(|bytes| bytes >= 64 << 20));
     assert!(!options.address.is_unspecified() || options.bind.is_none() || options.zone == 0);
     assert!(options.notices.iter().all(|notice| !notice.contains(char::is_control)));
 }

@@ -4,9 +4,9 @@
 use sheepdog_fuzz::input::u64_at;
 use sheepdog_fuzz::meter::bounded;
 use sheepdog_fuzz::store::{AS_IT_IS, reframed, sample, seed};
-use sheepdog_storelog::{LOG_ELSEWHERE, LOG_HAS_OWNER, OWNER_BYTES, Superblock};
 use sheepdog_storelog::format::codec::FRAME_BYTES;
 use sheepdog_storelog::format::superblock::{CheckpointSlot, LogOwner};
+use sheepdog_storelog::{LOG_ELSEWHERE, LOG_HAS_OWNER, OWNER_BYTES, Superblock};
 use sheepdog_types::BLOCK_SIZE;
 
 sheepdog_fuzz::target!(seeds, run);
@@ -23,12 +23,10 @@ fn run(data: &[u8]) {
         return;
     };
     let bytes = if choice & AS_IT_IS == 0 { reframed(bytes) } else { bytes.to_vec() };
-    bounded(4096 + 4 * bytes.len(), || {
-        match choice & 3 {
-            0 => superblock(&bytes),
-            2 => owner(&bytes),
-            _ => slot(&bytes),
-        }
+    bounded(4096 + 4 * bytes.len(), || match choice & 3 {
+        0 => superblock(&bytes),
+        2 => owner(&bytes),
+        _ => slot(&bytes),
     });
 }
 
