@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 
 /// Blocks that the host may hold for a store at rest without its knowing: the fixed ones, free
 /// pages in units with others, what was written just before a crash that left no record of it.
-const UNKNOWN_MAX: u64 = 64;
+/// After twelve crashes up to 14 in most runs, 66 in the worst of 8400; a store that forgot the homes
+/// that were used before a crash had 120 within 24.
+const UNKNOWN_MAX: u64 = 96;
 
 impl Run {
     /// At no moment does the store count on space that the host does not have.
