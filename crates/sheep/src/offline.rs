@@ -34,7 +34,7 @@ const EXIT_USAGE: u8 = 64;
 /// Whether a command line is for here.
 #[must_use]
 pub fn is_meant(mut arguments: impl Iterator<Item = OsString>) -> bool {
-    // `sheep store` alone is a sheep on the directory of that name, as of old.
+    // The two words alone are answered by `process::main`: of old they were a sheep.
     arguments.next().is_some_and(|word| word == "store") && arguments.next().is_some()
 }
 
