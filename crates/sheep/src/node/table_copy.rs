@@ -41,7 +41,7 @@ pub struct Copies {
 }
 
 /// Waits until what this node changed is in the copies, so that whoever was told of a new VDI finds
-/// it in the stores whatever happens then; see [`SETTLE_MAX`]. Where they cannot be written, that is
+/// it in the stores whatever happens then; see `SETTLE_MAX`. Where they cannot be written, that is
 /// in the log and no error.
 pub async fn settled(node: &Node) {
     let changed = node.tables.committed();
