@@ -34,8 +34,7 @@ const EXIT_USAGE: u8 = 64;
 /// Whether a command line is for here.
 #[must_use]
 pub fn is_meant(mut arguments: impl Iterator<Item = OsString>) -> bool {
-    // The two words alone are answered by `process::main`: of old they were a sheep.
-    arguments.next().is_some_and(|word| word == "store") && arguments.next().is_some()
+    arguments.next().is_some_and(|word| word == "store")
 }
 
 /// Does what the words behind `sheep store` say.

@@ -17,7 +17,6 @@ use sheepdog_registry::SessionState;
 use sheepdog_store::StoreLock;
 use sheepdog_types::{Error, ErrorKind, Result};
 use start::Started;
-use std::ffi::OsStr;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -35,12 +34,11 @@ pub type SpawnWorker = fn(WorkerConfig, Arc<dyn VdiDirectory>) -> Result<Arc<dyn
 #[must_use]
 pub fn main(spawn_worker: SpawnWorker) -> ExitCode {
     let arguments = || std::env::args_os().skip(1);
-    if arguments().eq([OsStr::new("store")]) {
-        // Of old a sheep on the directory of that name; who types it wants to know what there is.
-        say("To start a sheep on the directory 'store' say ./store\n");
-        return offline::main(arguments());
-    }
     if offline::is_meant(arguments()) {
+        if arguments().count() == 1 {
+            // Of old a sheep on the directory of that name; who types it wants to know what there is.
+            say("To start a sheep on the directory 'store' say ./store\n");
+        }
         return offline::main(arguments());
     }
     let options = match options::parse(arguments()) {

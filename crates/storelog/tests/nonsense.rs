@@ -218,18 +218,8 @@ fn a_batch_that_names_what_is_outside_of_the_disk_is_not_dropped() {
         let first = Record { fragment, vid, version, prev: Version::ZERO, body };
         // Its blocks count no more, so it does not look torn.
         let second = Record { body: Body::DeleteVid { forget: false }, ..first.clone() };
-        let header = BatchHeader {
-            log_id: LOG_ID,
-            seq: 1,
-            prev_crc: 0,
-            watermark: 0,
-            header_bytes: 0,
-            payload_bytes: 0,
-            records: 0,
-            crc: 0,
-        };
         let mut disk = Disk::new();
-        let (_, bytes) = batch::encode(header, [first, second].iter(), 512);
+        let (_, bytes) = batch::encode(first_batch(LOG_ID), [first, second].iter(), 512);
         disk.log[..bytes.len()].copy_from_slice(&bytes);
         if unit == 9 {
             assert_eq!(disk.open(false).expect("it opens").0.batches, 1);
@@ -254,6 +244,20 @@ fn positions_are_those_of_a_log() {
     }
 }
 
+/// The header of a log's first batch, before its lengths are known.
+const fn first_batch(log_id: u64) -> BatchHeader {
+    BatchHeader {
+        log_id,
+        seq: 1,
+        prev_crc: 0,
+        watermark: 0,
+        header_bytes: 0,
+        payload_bytes: 0,
+        records: 0,
+        crc: 0,
+    }
+}
+
 const NOT_OURS: &str = "the log is not this store's: it was replaced or lost its contents";
 
 impl Disk {
@@ -266,17 +270,7 @@ impl Disk {
             prev: Version::ZERO,
             body: Body::DeleteVid { forget: false },
         };
-        let header = BatchHeader {
-            log_id,
-            seq: 1,
-            prev_crc: 0,
-            watermark: 0,
-            header_bytes: 0,
-            payload_bytes: 0,
-            records: 0,
-            crc: 0,
-        };
-        let (_, bytes) = batch::encode(header, [record].iter(), 512);
+        let (_, bytes) = batch::encode(first_batch(log_id), [record].iter(), 512);
         self.log[..bytes.len()].copy_from_slice(&bytes);
         self
     }

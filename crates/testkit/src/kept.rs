@@ -2,6 +2,7 @@
 
 use crate::rng::Rng;
 use crate::sheep::Sheep;
+use std::path::Path;
 
 /// Bytes of the VDI.
 pub const KEPT: u64 = 8 << 20;
@@ -15,6 +16,14 @@ pub fn sheep_with_kept() -> (Sheep, Vec<u8>) {
     let _ = sheep.dog().run(&["vdi", "create", "kept", "8M"]).ok();
     let _ = sheep.dog().feed(&["vdi", "write", "kept"], &content).ok();
     (sheep, content)
+}
+
+/// Whether a directory's copy of the VDI table names a VDI. The copies follow changes at once, but by
+/// themselves.
+#[must_use]
+pub fn is_in_table(directory: &Path, vdi: &str) -> bool {
+    let table = std::fs::read(directory.join("table")).unwrap_or_default();
+    table.windows(vdi.len()).any(|found| found == vdi.as_bytes())
 }
 
 /// # Panics

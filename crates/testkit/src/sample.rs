@@ -6,6 +6,7 @@
 
 use crate::Server;
 use crate::bins::root;
+use crate::kept::is_in_table;
 use crate::loopfs::LoopDevice;
 use crate::nbd::{Client, Command};
 use crate::process::{run, wait_until};
@@ -164,9 +165,8 @@ pub fn make(label: &str, kind: Kind) -> PathBuf {
     write(&sheep, "disk", &mut content, &mut rng);
     let _ = sheep.dog().run(&["vdi", "create", "small", "4096"]).ok();
     wait_until("all are in the copies of the table", || {
-        let tables = tables(home.path());
-        let holds = |table: &Vec<u8>| table.windows(5).any(|found| found == b"small");
-        !tables.is_empty() && tables.iter().all(holds)
+        let places = with_tables(home.path());
+        !places.is_empty() && places.iter().all(|place| is_in_table(place, "small"))
     });
     sheep.kill();
     // What it asked the device for may still be on its way.
@@ -187,16 +187,15 @@ pub fn make(label: &str, kind: Kind) -> PathBuf {
     packed
 }
 
-/// The copies of the VDI table below a directory.
-fn tables(directory: &Path) -> Vec<Vec<u8>> {
+/// The directories from here on that have a copy of the VDI table.
+fn with_tables(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
-            found.extend(tables(&path));
+            found.extend(with_tables(&path));
         } else if path.ends_with("table") {
-            // It may be just about to be replaced.
-            found.push(fs::read(&path).unwrap_or_default());
+            found.push(directory.to_owned());
         }
     }
     found

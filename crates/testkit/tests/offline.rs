@@ -2,7 +2,7 @@
 
 use sheepdog_testkit::Server;
 use sheepdog_testkit::bins::bin;
-use sheepdog_testkit::kept::{KEPT, assert_kept, sheep_with_kept};
+use sheepdog_testkit::kept::{KEPT, assert_kept, is_in_table, sheep_with_kept};
 use sheepdog_testkit::loopfs::SmallFs;
 use sheepdog_testkit::process::{Ended, run, wait_until};
 use sheepdog_testkit::rng::Rng;
@@ -182,11 +182,7 @@ fn a_mount_that_cannot_be_written_is_enough() {
     sheep.start();
     let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
     let _ = sheep.dog().run(&["vdi", "create", "disk", "1M"]).ok();
-    // Its copy of the table follows at once, but by itself.
-    wait_until("the VDI is in the store's copy of the table", || {
-        let table = fs::read(store.join("table")).unwrap_or_default();
-        table.windows(4).any(|found| found == b"disk")
-    });
+    wait_until("the VDI is in the store's copy of the table", || is_in_table(&store, "disk"));
     let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[9; 1 << 20]).ok();
     sheep.kill();
     disk.set_read_only(true);

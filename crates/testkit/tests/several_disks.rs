@@ -2,6 +2,7 @@
 
 use sheepdog_testkit::Server;
 use sheepdog_testkit::bins::bin;
+use sheepdog_testkit::kept::is_in_table;
 use sheepdog_testkit::nbd::Client;
 use sheepdog_testkit::process::{run, wait_until};
 use sheepdog_testkit::sheep::Sheep;
@@ -364,12 +365,8 @@ fn a_disk_that_cannot_be_opened_is_lost_unless_there_is_no_other() {
 #[test]
 fn a_vdi_is_saved_from_the_disks_that_are_left() {
     let mut node = filled(2);
-    // The copies of the table follow at once, but by themselves.
     wait_until("the VDI is in every copy of the table", || {
-        node.disks.iter().all(|disk| {
-            let table = fs::read(disk.join("table")).unwrap_or_default();
-            table.windows(4).any(|found| found == b"disk")
-        })
+        node.disks.iter().all(|disk| is_in_table(disk, "disk"))
     });
     let offline = |words: &[&str]| run(Command::new(bin("sheep")).arg("store").args(words), b"");
     let path = |path: &Path| path.to_str().expect("UTF-8").to_owned();
@@ -475,10 +472,7 @@ fn a_copy_without_its_logs_is_refused() {
     fs::create_dir(&logs).expect("directory");
     let mut node = fill(node_in(home, 1, &format!("size=64M,dir={}", logs.display())));
     let (disk, store) = (node.disks[0].clone(), node.sheep.store().to_owned());
-    wait_until("the VDI is in the copy of the table", || {
-        let table = fs::read(disk.join("table")).unwrap_or_default();
-        table.windows(4).any(|found| found == b"disk")
-    });
+    wait_until("the VDI is in the copy of the table", || is_in_table(&disk, "disk"));
     node.sheep.stop();
     let copy = node.home.path().join("copy");
     fs::create_dir(&copy).expect("directory");
@@ -548,6 +542,18 @@ fn a_copy_without_its_logs_is_refused() {
     assert!(gone.code == 2 && gone.stderr.contains(&line), "{}", gone.stderr);
 }
 
+/// Formats, with a VDI that has something on each of two disks.
+fn make_v(sheep: &Sheep) {
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+}
+
+/// It is there.
+fn assert_v(sheep: &Sheep) {
+    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 16 << 20]);
+}
+
 #[test]
 fn before_the_format_any_list_will_do() {
     let mut node = node(1);
@@ -567,13 +573,10 @@ fn before_the_format_any_list_will_do() {
     }
     assert!(!sheep.store().join("data").exists());
     sheep.start();
-    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
-    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
-    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    make_v(&sheep);
     sheep.kill();
     sheep.start();
-    let read = sheep.dog().run(&["vdi", "read", "v"]).ok();
-    assert!(read.stdout == [5; 16 << 20]);
+    assert_v(&sheep);
     sheep.stop();
     node.sheep.stop();
     wait_until("it is gone", || !node.sheep.socket().exists());
@@ -601,12 +604,10 @@ fn a_format_that_came_to_nothing_keeps_nobody_from_starting() {
     assert!(remembers(&disks[0]) && !remembers(&disks[1]) && !remembers(sheep.store()));
     sheep.start();
     assert!(!remembers(&disks[0]), "what came to nothing is forgotten");
-    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
-    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
-    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    make_v(&sheep);
     sheep.kill();
     sheep.start();
-    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 16 << 20]);
+    assert_v(&sheep);
     sheep.stop();
 }
 
@@ -622,9 +623,7 @@ fn an_old_identity_of_the_store_takes_no_data() {
     let identity = sheep.store().join("identity");
     let old = fs::read(&identity).expect("identity");
     sheep.start();
-    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
-    let _ = sheep.dog().run(&["vdi", "create", "v", "16M"]).ok();
-    let _ = sheep.dog().feed(&["vdi", "write", "v"], &[5; 16 << 20]).ok();
+    make_v(&sheep);
     sheep.stop();
     let new = fs::read(&identity).expect("identity");
     fs::write(&identity, &old).expect("write");
@@ -642,7 +641,7 @@ fn an_old_identity_of_the_store_takes_no_data() {
     fs::write(&identity, &new).expect("write");
     sheep.set_disks(&disks.each_ref().map(PathBuf::as_path));
     sheep.start();
-    assert!(sheep.dog().run(&["vdi", "read", "v"]).ok().stdout == [5; 16 << 20]);
+    assert_v(&sheep);
     sheep.stop();
 }
 

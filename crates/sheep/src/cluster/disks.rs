@@ -134,8 +134,6 @@ pub fn find(
     if identity.is_empty() {
         // A node that has data this way keeps it.
         refuse_nested(&places)?;
-    }
-    if identity.is_empty() {
         // An identity of before the format, put back by mistake, knows nothing of what came later.
         refuse_used("the store", store.dir(), None)?;
         for KnownDisk { id, path } in &identity.disks {
