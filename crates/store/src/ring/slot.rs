@@ -174,7 +174,8 @@ impl Slot {
 
     fn failed(&mut self, errno: i32, areas: &Areas) -> Next {
         let put_off = matches!(errno, libc::EINTR | libc::EAGAIN);
-        // A sync that failed in any way may have lost what it was to save.
+        // A sync that failed in any way, EINTR too, may have lost what it was to save: the kernel
+        // counts an error of earlier writes as told with whatever error it gives.
         if put_off && self.retries < RETRIES_MAX && !matches!(self.work, Work::Sync(_)) {
             self.retries += 1;
             return Next::Again;
