@@ -159,7 +159,7 @@ impl Disk {
             }
         }
         // Before opening, which puts right what a crash left, and looks for the log's owner where this
-        // says that the log ends. What keeps it from being read, opening tells better.
+        // says that the log ends. What is wrong with its bytes, opening tells better.
         let named = superblock(engine.as_mut())?;
         if let Some(superblock) = &named {
             let theirs = |what: String| Err(Error::new(ErrorKind::Io, what));
@@ -548,8 +548,11 @@ fn drained(engine: &mut dyn Engine) -> Result<Vec<Completion>> {
 /// The superblock, if there is a good one.
 fn superblock(engine: &mut dyn Engine) -> Result<Option<Superblock>> {
     engine.submit(OWN_OP, DiskOp::Read { area: Area::Data, offset: 0, len: BLOCK_SIZE });
-    let read = drained(engine)?.pop().and_then(|completion| completion.result.ok());
-    Ok(read.and_then(|bytes| Superblock::decode(&bytes).ok()))
+    match drained(engine)?.pop().map(|completion| completion.result) {
+        Some(Ok(bytes)) => Ok(Superblock::decode(&bytes).ok()),
+        Some(Err(e)) => Err(Error::new(ErrorKind::Io, format!("read the store: {}", e.text))),
+        None => Err(Error::new(ErrorKind::Internal, "reading the superblock came to a stop")),
+    }
 }
 
 fn open_store(engine: &mut dyn Engine, limits: Limits) -> Result<(Box<Store>, OpenReport)> {
