@@ -60,6 +60,15 @@ fn a_start_with_an_unfit_disk_leaves_nothing() {
         assert_refused(&mut sheep, says);
         assert!(!path("store").exists() && !path("disk").exists(), "{says}");
     }
+    // A directory in the place of a device that is not there would be in memory.
+    let none = Path::new("/dev/sheepdog-none");
+    let says = "there is no device /dev/sheepdog-none";
+    let mut sheep = Sheep::at(&path("store"), &[]);
+    sheep.set_disks(&[&path("disk"), none]);
+    assert_refused(&mut sheep, says);
+    assert!(!path("store").exists() && !path("disk").exists());
+    assert_refused(&mut Sheep::at(none, &[]), says);
+    assert!(!none.exists());
 }
 
 #[test]

@@ -49,6 +49,9 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
     if node.as_ref().is_some_and(|node| !node.is_empty()) {
         return Ok(());
     }
+    for path in said.iter().map(PathBuf::as_path).chain([store]) {
+        refuse_among_devices(path)?;
+    }
     let places = refuse_twice(store, said)?;
     refuse_nested(&places)?;
     for path in said {
@@ -78,6 +81,40 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whoever names a place among the devices means one of them. A directory made there is in memory,
+/// and would take data that the next boot does not find.
+fn refuse_among_devices(path: &Path) -> Result<()> {
+    let real = resolved(path, LINKS_MAX);
+    let shown = path.display();
+    match std::fs::metadata(&real) {
+        Err(_) if is_for_devices(&real) => Err(invalid(format!("there is no device {shown}"))),
+        Ok(found) if found.is_dir() && is_on_devtmpfs(&found) => Err(invalid(format!(
+            "{shown} is a directory among the devices, where nothing outlives a boot: name a device, \
+             or a directory elsewhere"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether what is not there would be among the devices. Shared memory, which is beside them, is
+/// what it says.
+fn is_for_devices(real: &Path) -> bool {
+    let around = real.ancestors().find_map(|dir| std::fs::metadata(dir).ok());
+    (real.starts_with("/dev") && !real.starts_with("/dev/shm"))
+        || around.is_some_and(|around| is_on_devtmpfs(&around))
+}
+
+/// The kernel tells it from other file systems in memory only in its list of mounts.
+fn is_on_devtmpfs(found: &std::fs::Metadata) -> bool {
+    let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    let device = format!("{major}:{minor}");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().any(|line| {
+        let is_it = line.split(' ').nth(2) == Some(&device);
+        is_it && line.split_once(" - ").is_some_and(|(_, kind)| kind.starts_with("devtmpfs "))
+    })
 }
 
 fn refuse_twice(store: &Path, said: &[PathBuf]) -> Result<Vec<Place>> {
@@ -486,4 +523,25 @@ fn unusable(what: &str, path: &Path, error: std::io::Error) -> Error {
 
 fn invalid(line: String) -> Error {
     Error::new(ErrorKind::Invalid, line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_among_the_devices() {
+        let home = tempfile::tempdir().expect("directory");
+        let link = home.path().join("link");
+        std::os::unix::fs::symlink("/dev/sheepdog-none", &link).expect("link");
+        for path in [Path::new("/dev/sheepdog-none"), Path::new("/dev/none/of/these"), &link] {
+            let refused = refuse_among_devices(path).expect_err("no device");
+            assert!(refused.full().ends_with(&format!("there is no device {}", path.display())));
+        }
+        // Other file systems in memory are.
+        for path in [Path::new("/dev/shm"), Path::new("/dev/shm/none"), home.path()] {
+            refuse_among_devices(path).expect("a directory like others");
+        }
+        refuse_among_devices(&home.path().join("none")).expect("a directory like others");
+    }
 }
