@@ -172,6 +172,29 @@ fn a_device_with_something_on_it_is_not_taken() {
     sheep.stop();
     let (_, said) = other.try_start().expect_err("it is somebody's");
     assert!(said.contains("is not empty"), "{said}");
+    sheep.start();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "4M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[3; 4 << 20]).ok();
+    sheep.stop();
+    // With data nobody is told to clear it: not before the other store has disks, nor after.
+    let says = format!("{} is a disk of another node and holds data", a.path().display());
+    // Of the one that was too small there is a directory too.
+    let links = fs::read_dir(sheep.store().join("disks")).expect("list");
+    let ids: Vec<_> = links.map(|dir| dir.expect("a disk").file_name()).collect();
+    let refuse = |other: &mut Sheep| {
+        let (_, said) = other.try_start().expect_err("it is somebody's");
+        assert!(said.contains(&says) && !said.contains("wipefs"), "{said}");
+        let names = |id: &std::ffi::OsString| said.contains(&format!("disk {}", id.display()));
+        assert!(ids.iter().any(names), "{said}");
+    };
+    refuse(&mut other);
+    assert!(!other.store().exists(), "nothing was made");
+    let directory = other_home.join("directory");
+    other.set_disks(&[&directory]);
+    other.start();
+    other.stop();
+    name(&mut other, &[&a]);
+    refuse(&mut other);
     // Another device in its place is not it.
     name(&mut sheep, &[&b]);
     let (_, said) = sheep.try_start().expect_err("another device");

@@ -77,7 +77,7 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
         }
         let is_ours = |known: &Identity| node.as_ref().is_some_and(|n| known.node == Some(n.disk));
         if !found.is_dir() && !known.as_ref().is_some_and(is_ours) {
-            device::refuse_unless_blank(path)?;
+            refuse_unless_blank(store, path)?;
         }
     }
     Ok(())
@@ -154,6 +154,26 @@ fn refuse_taken(
         ));
     }
     Err(invalid(what))
+}
+
+/// A device that this node does not know must be blank. Nobody is told how to clear one that may hold
+/// what another node misses.
+fn refuse_unless_blank(store: &Path, path: &Path) -> Result<()> {
+    let Some(superblock) = device::superblock(path)? else {
+        return device::refuse_unless_blank(path);
+    };
+    match offline::is_unused(path, None) {
+        Ok(true) => return device::refuse_unless_blank(path),
+        Err(error) if error.kind() == ErrorKind::Locked => return Err(error),
+        // Its log may be elsewhere, and hold all there is.
+        Ok(false) | Err(_) => {}
+    }
+    let (shown, id) = (path.display(), superblock.disk);
+    Err(invalid(format!(
+        "{shown} is a disk of another node and holds data: it is not taken; it is disk {id}, which \
+         {} does not know: name it behind its own store",
+        store.display()
+    )))
 }
 
 /// Finds the disks of a store. `said` are those that PATH names behind the store.
@@ -401,7 +421,7 @@ fn look_at_device(store: &StoreLock, node: &Identity, path: &Path) -> Result<Opt
             Ok(Some(known))
         }
         None => {
-            device::refuse_unless_blank(path)?;
+            refuse_unless_blank(store.dir(), path)?;
             Ok(None)
         }
     }
