@@ -366,6 +366,41 @@ fn a_device_without_its_superblock_is_lost_unless_there_is_no_other() {
     sheep.stop();
 }
 
+/// The device is what it was; what is missing is in the store.
+#[test]
+fn a_device_without_its_files_in_the_store_names_them() {
+    let Some(mut device) = LoopDevice::new(256 * MIB) else { return };
+    let home = tempfile::tempdir().expect("directory");
+    let mut sheep = sheep_on(home.path(), &[&device]);
+    sheep.start();
+    let _ = sheep.dog().run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "4M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk"], &[3; 4 << 20]).ok();
+    sheep.stop();
+    let devices = sheep.store().join("disks");
+    let links = fs::read_dir(&devices).expect("list").next().expect("one").expect("one").path();
+    let identity = links.join("identity");
+    let line = format!("{} is missing: bring that file back from a copy", identity.display());
+    for lost in [&identity, &devices] {
+        let away = home.path().join("away");
+        fs::rename(lost, &away).expect("rename");
+        let (status, said) = sheep.try_start().expect_err("no disk is left");
+        assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains(&line) && !said.contains("superblock"), "{said}");
+        let image = home.path().join("image");
+        let dirs = format!("{},{}", sheep.store().display(), device.path().display());
+        let saved = offline(&["export", &dirs, "disk", "--force", image.to_str().expect("UTF-8")]);
+        assert!(fs::read(&image).expect("the image") == [3; 4 << 20], "{}", saved.stderr);
+        // Under another name it is the same.
+        device.rename();
+        name(&mut sheep, &[&device]);
+        fs::rename(&away, lost).expect("rename");
+    }
+    sheep.start();
+    assert!(sheep.dog().run(&["vdi", "read", "disk"]).ok().stdout == [3; 4 << 20]);
+    sheep.stop();
+}
+
 /// A wrong partition table, a volume made smaller by mistake: what is behind the end may come back.
 #[test]
 fn a_device_that_became_smaller_is_not_written_to() {

@@ -15,6 +15,10 @@ use std::path::{Component, Path, PathBuf};
 /// Where the small files of devices are, in the store.
 const DEVICES: &str = "disks";
 
+/// What to do about a lost identity.
+pub const BRING_IT_BACK: &str =
+    "bring that file back from a copy; 'sheep store export' reads the data without it";
+
 /// So many links the kernel follows.
 const LINKS_MAX: usize = 40;
 
@@ -298,6 +302,12 @@ fn look(store: &Path, path: &Path) -> Result<Option<Identity>> {
     }
 }
 
+/// Which disk a device says that it is.
+fn on_device(path: &Path) -> Option<DiskId> {
+    let device = device::is_device(path).then(|| device::superblock(path).ok().flatten());
+    device.flatten().map(|superblock| superblock.disk)
+}
+
 /// Whether what was found in a place is that disk.
 fn holds(found: &Result<Option<Identity>>, id: DiskId) -> bool {
     matches!(found, Ok(Some(identity)) if identity.disk == id)
@@ -449,7 +459,10 @@ fn remembered(
     let mut disks = Vec::new();
     for KnownDisk { id, path } in &node.disks {
         let id = *id;
-        let by_id = rest.iter().position(|(_, found)| holds(found, id));
+        let is_it = |(said, found): &(&PathBuf, Result<Option<Identity>>)| {
+            holds(found, id) || (matches!(found, Ok(None)) && on_device(said) == Some(id))
+        };
+        let by_id = rest.iter().position(is_it);
         let Some(at) = by_id.or_else(|| rest.iter().position(|(said, _)| *said == path)) else {
             let shown = path.display();
             if holds(&look(store.dir(), path), id) {
@@ -473,13 +486,21 @@ fn remembered(
                     identity.disk
                 )));
             }
-            Ok(None) if device::is_device(said) => Err(Error::new(
-                ErrorKind::Io,
-                format!(
-                    "{} has no superblock of a disk of this store: it is damaged, or another device",
-                    said.display()
-                ),
-            )),
+            Ok(None) if device::is_device(said) => {
+                let what = match on_device(said) {
+                    Some(on_it) if on_it == id => nameless(store.dir(), id, said),
+                    Some(on_it) => format!(
+                        "{} holds disk {on_it}, which is none of this store, not disk {id}",
+                        said.display()
+                    ),
+                    None => format!(
+                        "{} has no superblock of a disk of this store: it is damaged, or another \
+                         device",
+                        said.display()
+                    ),
+                };
+                Err(Error::new(ErrorKind::Io, what))
+            }
             Ok(None) => Err(not_there("there is no disk; is it mounted?")),
             Err(error) => Err(error),
         };
@@ -531,6 +552,18 @@ fn known(disks: &[NodeDisk]) -> Vec<KnownDisk> {
 
 fn list(disks: &[KnownDisk]) -> String {
     disks.iter().map(|disk| disk.path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// What is to be said where a device is there and the file that says whose it is is not.
+fn nameless(store: &Path, id: DiskId, path: &Path) -> String {
+    let dir = dir_of_device(store, id);
+    let identity = Identity::file_in(&dir);
+    // Where a log elsewhere is, nobody else knows.
+    let superblock = device::superblock(path).ok().flatten();
+    if superblock.is_some_and(|found| found.log_is_elsewhere()) && !dir.is_dir() {
+        return format!("{} is missing: bring {} back", identity.display(), dir.display());
+    }
+    format!("{} is missing: {BRING_IT_BACK}", identity.display())
 }
 
 fn not_there(line: &str) -> Error {
