@@ -296,7 +296,10 @@ fn a_store_that_is_not_whole_is_refused() {
     fs::remove_file(&identity).expect("remove");
     assert_eq!(
         place.refused(&[]),
-        format!("the store {shown} has data, but its file 'identity' is missing")
+        format!(
+            "the store {shown} has data, but its file 'identity' is missing: bring that file back \
+             from a copy; 'sheep store export' reads the data without it"
+        )
     );
     let other = "cluster = \"00000000-0000-4000-8000-000000000000\"\n";
     fs::write(&identity, format!("{text}{other}")).expect("write");

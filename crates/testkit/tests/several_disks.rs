@@ -327,7 +327,14 @@ fn a_disk_that_cannot_be_opened_is_lost_unless_there_is_no_other() {
         std::os::unix::fs::symlink(moved, link).expect("link");
     };
     type Change<'a> = &'a dyn Fn(&Path);
-    let faults: [(&str, Change<'_>, Change<'_>); 3] = [
+    let hide_identity = |disk: &Path| {
+        hide(&disk.join("identity"));
+    };
+    let show_identity = |disk: &Path| {
+        fs::rename(disk.join("identity.away"), disk.join("identity")).expect("rename");
+    };
+    let faults: [(&str, Change<'_>, Change<'_>); 4] = [
+        ("/identity is missing: bring that file back", &hide_identity, &show_identity),
         ("which is not there: bring it back", &hide_log, &show_log),
         ("cannot write to", &lock_in_the_way, &lock_out_of_the_way),
         ("not in", &move_log, &move_log_back),

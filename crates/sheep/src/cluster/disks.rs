@@ -413,7 +413,9 @@ fn look_at_directory(
     let shown = lock.dir().display();
     let Some(known) = Identity::read(lock.dir())? else {
         if lock.is_prepared()? {
-            let what = format!("the disk {shown} has data, but its file 'identity' is missing");
+            let what = format!(
+                "the disk {shown} has data, but its file 'identity' is missing: {BRING_IT_BACK}"
+            );
             return Err(Error::new(ErrorKind::Io, what));
         }
         return Ok(None);
@@ -499,6 +501,12 @@ fn remembered(
                         said.display()
                     ),
                 };
+                Err(Error::new(ErrorKind::Io, what))
+            }
+            // An empty directory is a mount that is late; this one is not.
+            Ok(None) if said.join("data").symlink_metadata().is_ok() => {
+                let identity = Identity::file_in(said);
+                let what = format!("{} is missing: {BRING_IT_BACK}", identity.display());
                 Err(Error::new(ErrorKind::Io, what))
             }
             Ok(None) => Err(not_there("there is no disk; is it mounted?")),

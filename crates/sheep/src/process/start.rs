@@ -175,8 +175,9 @@ fn identity(store: &StoreLock) -> Result<Identity> {
         None if store.is_prepared()? => Err(Error::new(
             ErrorKind::Io,
             format!(
-                "the store {} has data, but its file 'identity' is missing",
-                store.dir().display()
+                "the store {} has data, but its file 'identity' is missing: {}",
+                store.dir().display(),
+                disks::BRING_IT_BACK
             ),
         )),
         None => Identity::create(store.dir(), None),
