@@ -4,6 +4,7 @@
 mod check;
 mod export;
 mod list;
+mod own;
 mod words;
 
 use crate::cluster::disks::dir_of_device;
@@ -11,6 +12,7 @@ use crate::cluster::{Identity, KnownDisk};
 use crate::node::table_copy;
 use crate::process::{say, told};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use own::Own;
 use sheepdog_store::device;
 use sheepdog_store::offline::{self, Found, OfflineStore};
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Vid};
@@ -86,6 +88,8 @@ struct Looked {
     broken: Vec<String>,
     /// What nothing is lost by, a line each.
     notes: Vec<String>,
+    /// What is never written.
+    own: Own,
     /// Keep a sheep from starting on stores whose data is elsewhere.
     _locks: Vec<File>,
 }
@@ -193,6 +197,7 @@ impl Looked {
             broken.extend(damage);
         }
         find_links(&mut named);
+        let own = Own::of(paths, &named);
         let mut locks = Vec::new();
         for (path, one) in paths.iter().zip(&named) {
             if one.disk().is_none() {
@@ -227,7 +232,7 @@ impl Looked {
                 _ => broken.push(told(error)),
             }
         }
-        Ok(Self { stores, table, missing, broken, notes, _locks: locks })
+        Ok(Self { stores, table, missing, broken, notes, own, _locks: locks })
     }
 
     /// Damage that is known without looking at any block, a line each.

@@ -471,6 +471,73 @@ fn a_vdi_is_saved_from_the_disks_that_are_left() {
     assert!(none.stderr.contains(&format!("name them too ({a}, {b})")), "{}", none.stderr);
 }
 
+/// Nothing of the node is written, by whatever name, named or not, there or not.
+#[test]
+fn an_image_does_not_take_the_place_of_anything_of_the_node() {
+    let home = tempfile::tempdir().expect("directory");
+    let logs = home.path().join("logs");
+    fs::create_dir(&logs).expect("directory");
+    let mut node = node_in(home, 2, &format!("size=64M,dir={}", logs.display()));
+    let _ = node.sheep.dog().run(&["vdi", "create", "disk", "1M"]).ok();
+    wait_until("the VDI is in every copy of the table", || {
+        node.disks.iter().all(|disk| is_in_table(disk, "disk"))
+    });
+    node.sheep.stop();
+    let (home, store) = (node.home.path().to_owned(), node.sheep.store().to_owned());
+    let (a, b) = (node.disks[0].clone(), node.disks[1].clone());
+    let log = fs::read_link(b.join("log")).expect("a link");
+    let registry = home.join(".sheepdog-local/registry.db");
+    let hard = home.join("hard");
+    fs::hard_link(store.join("identity"), &hard).expect("link");
+    let soft = home.join("soft");
+    std::os::unix::fs::symlink(store.join("later"), &soft).expect("link");
+    let files = [
+        store.join("identity"),
+        store.join("table"),
+        store.join("new"),
+        store.join("../store/new"),
+        a.join("table"),
+        b.join("identity"),
+        b.join("new"),
+        registry.clone(),
+        registry.with_file_name("new"),
+        log.clone(),
+        logs.join("new"),
+        soft,
+        hard,
+    ];
+    let before: Vec<_> = files.iter().map(|file| fs::read(file).ok()).collect();
+    // The store knows of the disk that is not named, a disk of the store.
+    for names in [vec![&store, &a, &b], vec![&store, &a], vec![&a, &b]] {
+        let whole = names.len() > 2;
+        let names: Vec<_> = names.iter().map(|path| path.display().to_string()).collect();
+        let names = names.join(",");
+        // Of other names of the store's files only the store tells.
+        let known = files.len() - usize::from(!names.contains("store"));
+        for file in &files[..known] {
+            for force in [&["--force"][..], &[]] {
+                let mut export = Command::new(bin("sheep"));
+                export.args(["store", "export", &names, "disk"]).arg(file).args(force);
+                let ended = run(&mut export, b"");
+                let says = "which is only read: choose another file";
+                assert_eq!(ended.code, 1, "{names} {}: {}", file.display(), ended.stderr);
+                assert!(ended.stderr.contains(says), "{names}: {}", ended.stderr);
+            }
+        }
+        let image = home.join("image");
+        let mut export = Command::new(bin("sheep"));
+        export.args(["store", "export", &names, "disk", "--force"]).arg(&image);
+        let ended = run(&mut export, b"");
+        assert_eq!(ended.code, i32::from(!whole), "{}", ended.stderr);
+        assert!(fs::read(&image).expect("the image") == [0; 1 << 20]);
+    }
+    let after: Vec<_> = files.iter().map(|file| fs::read(file).ok()).collect();
+    assert!(before == after, "something was written");
+    assert!(!store.join("later").exists());
+    node.sheep.start();
+    node.sheep.stop();
+}
+
 /// A copy of the directories alone still leads to the logs of the originals, which go on.
 #[test]
 fn a_copy_without_its_logs_is_refused() {

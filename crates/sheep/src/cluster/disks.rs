@@ -90,7 +90,7 @@ pub fn refuse_unfit(store: &Path, said: &[PathBuf]) -> Result<()> {
 /// Whoever names a place among the devices means one of them. A directory made there is in memory,
 /// and would take data that the next boot does not find.
 fn refuse_among_devices(path: &Path) -> Result<()> {
-    let real = resolved(path, LINKS_MAX);
+    let real = led_to(path);
     let shown = path.display();
     match std::fs::metadata(&real) {
         Err(_) if is_for_devices(&real) => Err(invalid(format!("there is no device {shown}"))),
@@ -244,7 +244,7 @@ impl Place {
                 (false, found.dev(), found.ino())
             }
         });
-        Self { said: path.to_owned(), real: resolved(path, LINKS_MAX), inode }
+        Self { said: path.to_owned(), real: led_to(path), inode }
     }
 
     fn is(&self, other: &Self) -> bool {
@@ -253,6 +253,11 @@ impl Place {
 }
 
 /// Where a path leads, also if what it names is not there yet.
+#[must_use]
+pub fn led_to(path: &Path) -> PathBuf {
+    resolved(path, LINKS_MAX)
+}
+
 fn resolved(path: &Path, links_left: usize) -> PathBuf {
     if let Ok(real) = path.canonicalize() {
         return real;

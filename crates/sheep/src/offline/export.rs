@@ -10,34 +10,9 @@ use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Result, Vid};
 use sheepdog_volume::record::VdiRecord;
 use sheepdog_volume::table::{Selector, Table};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
-
-/// An image in a store's place would be the end of what it is to save.
-fn refuse_inside(file: &Path, store: &Path) -> Result<()> {
-    let inside = || {
-        let directory = match file.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        Some(directory.canonicalize().ok()?.starts_with(store.canonicalize().ok()?))
-    };
-    // By links and other names, too.
-    let same = |other: &Path| {
-        let (file, other) = (file.metadata().ok()?, other.metadata().ok()?);
-        let is_block = file.file_type().is_block_device() && other.file_type().is_block_device();
-        let one_device = is_block && file.rdev() == other.rdev();
-        Some(one_device || (file.dev(), file.ino()) == (other.dev(), other.ino()))
-    };
-    let own = [store.to_owned(), store.join("data"), store.join("log")];
-    if inside() == Some(true) || own.iter().any(|own| same(own) == Some(true)) {
-        let (file, store) = (file.display(), store.display());
-        let line = format!("{file} belongs to {store}, which is only read: choose another file");
-        return Err(Error::new(ErrorKind::Invalid, line));
-    }
-    Ok(())
-}
 
 /// Saves the VDI; whether all of it could be read.
 pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool) -> Result<bool> {
@@ -48,9 +23,7 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
         return Err(Error::new(ErrorKind::Invalid, format!("{vdi:?} cannot be exported: {why}")));
     }
     let path: Arc<[Vid]> = path(table, record.vid, record.lineage).into();
-    for one in &looked.stores {
-        refuse_inside(file, &one.dir)?;
-    }
+    looked.own.refuse(file)?;
     let mut options = OpenOptions::new();
     let out = options.write(true).create(true).truncate(force).create_new(!force).open(file);
     let failed = |e: std::io::Error| {
