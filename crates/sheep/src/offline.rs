@@ -190,6 +190,9 @@ fn has_data(dir: &Path) -> bool {
 impl Looked {
     fn at(paths: &[PathBuf], checks: bool) -> Result<Self> {
         refuse_twice(paths)?;
+        for path in paths {
+            refuse_no_store(path)?;
+        }
         let (mut named, mut broken) = (Vec::new(), Vec::new());
         for path in paths {
             let (one, damage) = Named::at(path, paths);
@@ -311,6 +314,20 @@ fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What can hold no store, and may keep who reads it waiting for ever. What is not there is told
+/// later.
+fn refuse_no_store(path: &Path) -> Result<()> {
+    let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
+    if found.is_dir() || found.is_file() || device::is_device(path) {
+        return Ok(());
+    }
+    let what = format!(
+        "{} is neither a directory, nor a block device, nor a copy of one: it holds no store",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::Invalid, what))
 }
 
 /// What became of the disks that were named.

@@ -12,7 +12,7 @@ use sheepdog_storelog::{
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, PageBuf, Result};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -153,7 +153,10 @@ pub fn is_unused(path: &Path, links: Option<&Path>) -> Result<bool> {
 /// # Errors
 /// [`ErrorKind::Locked`] while a sheep uses it.
 pub fn lock(dir: &Path) -> Result<Option<File>> {
-    let Ok(lock) = File::open(dir.join("lock")) else {
+    // A pipe would keep us waiting for its other end.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let opened = File::options().read(true).custom_flags(nonblocking).open(dir.join("lock"));
+    let Ok(lock) = opened else {
         return Ok(None);
     };
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockShared) {
@@ -190,6 +193,10 @@ fn open_log(of: &Path, links: &Path) -> Result<File> {
 fn open(path: &Path) -> Result<File> {
     if device::is_device(path) {
         return device::open(path, false);
+    }
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let what = format!("{} is neither a file nor a block device", path.display());
+        return Err(Error::new(ErrorKind::Io, what));
     }
     let file = File::open(path).map_err(|e| {
         let kind = match e.kind() {

@@ -293,6 +293,30 @@ fn what_is_wrong_with_a_store_is_said_with_its_path() {
     assert_kept(&sheep, &content);
 }
 
+/// Nobody writes to these pipes: who looks does not wait for that.
+#[test]
+fn what_holds_no_store_is_refused_at_once() {
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    let home = tempfile::tempdir().expect("a directory");
+    let pipe = home.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RWXU).expect("a pipe");
+    for words in [&["check", path(&pipe)], &["list", path(&pipe)], &["check", "/dev/zero"]] {
+        let ended = offline(words);
+        let says = format!("{} is neither a directory, nor a block device", words[1]);
+        assert_eq!((ended.code, ended.stderr.lines().count()), (2, 1), "{}", ended.stderr);
+        assert!(ended.stderr.starts_with(&says), "{}", ended.stderr);
+    }
+    // Nor for those in a store's place.
+    let store = home.path().join("store");
+    fs::create_dir(&store).expect("a directory");
+    for name in ["lock", "identity", "table", "data"] {
+        fs::rename(&pipe, store.join(name)).expect("rename");
+        let ended = offline(&["list", path(&store)]);
+        assert_eq!((ended.code, ended.stderr.lines().count()), (2, 1), "{name}: {}", ended.stderr);
+        fs::rename(store.join(name), &pipe).expect("rename");
+    }
+}
+
 /// A page of the index that is gone: whose it was, and not what follows from it.
 #[test]
 fn a_damaged_page_is_told_with_disk_owner_and_place() {
