@@ -86,8 +86,6 @@ struct Looked {
     missing: Vec<String>,
     /// Disks that cannot be opened, and what is wrong with small files, a line each.
     broken: Vec<String>,
-    /// What nothing is lost by, a line each.
-    notes: Vec<String>,
     /// What is never written.
     own: Own,
     /// Keep a sheep from starting on stores whose data is elsewhere.
@@ -215,15 +213,11 @@ impl Looked {
         let mut missing: Vec<String> = gone.iter().map(told).collect();
         broken.extend(unopened.iter().map(told));
         missing.extend(not_named(&named));
-        let mut notes = Vec::new();
-        for disk in named.iter().filter_map(Named::disk) {
-            let Some(identity) = &disk.nameless else { continue };
-            let line = format!(
+        for identity in lost_identities(&named) {
+            broken.push(format!(
                 "{} is not there: no sheep starts on this disk without it",
                 identity.display()
-            );
-            // Of a copy it may have been left out.
-            if named.len() > 1 { &mut broken } else { &mut notes }.push(line);
+            ));
         }
         let table = newest_table(paths, &named);
         if let Err(error) = &table {
@@ -235,7 +229,7 @@ impl Looked {
                 _ => broken.push(told(error)),
             }
         }
-        Ok(Self { stores, table, missing, broken, notes, own, _locks: locks })
+        Ok(Self { stores, table, missing, broken, own, _locks: locks })
     }
 
     /// Damage that is known without looking at any block, a line each.
@@ -251,7 +245,7 @@ impl Looked {
         let found = self.stores.iter().flat_map(|LookedStore { dir, found, .. }| {
             found.notes.iter().map(|line| format!("{}: {line}", dir.display()))
         });
-        self.notes.iter().cloned().chain(found).collect()
+        found.collect()
     }
 
     /// How fragments divide.
@@ -435,6 +429,25 @@ fn not_named(named: &[Named]) -> Vec<String> {
         lines.push("other disks of the node, if it has more: its store was not named".to_owned());
     }
     lines
+}
+
+/// The identities that a start needs and does not find. That of a device is in its store, which may
+/// have lost the directory around it as well.
+fn lost_identities(named: &[Named]) -> BTreeSet<PathBuf> {
+    let disks = || named.iter().filter_map(Named::disk);
+    let nodes = named.iter().filter_map(|one| match one {
+        Named::Node(node) => Some(node),
+        Named::BrokenNode | Named::Disk(_) => None,
+    });
+    let of_devices = nodes.flat_map(|node| {
+        let is_named = |known: &&KnownDisk| {
+            disks().any(|disk| disk.id == Some(known.id) && !disk.path.is_dir())
+        };
+        let identity = |known: &KnownDisk| Identity::file_in(&dir_of_device(node.dir(), known.id));
+        node.disks.iter().filter(is_named).map(identity).collect::<Vec<_>>()
+    });
+    let lost = |identity: &PathBuf| std::fs::symlink_metadata(identity).is_err();
+    of_devices.filter(lost).chain(disks().filter_map(|disk| disk.nameless.clone())).collect()
 }
 
 fn no_disk_named(named: &[Named], damage: Option<String>) -> Error {

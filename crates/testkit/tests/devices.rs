@@ -391,6 +391,14 @@ fn a_device_without_its_files_in_the_store_names_them() {
         let dirs = format!("{},{}", sheep.store().display(), device.path().display());
         let saved = offline(&["export", &dirs, "disk", "--force", image.to_str().expect("UTF-8")]);
         assert!(fs::read(&image).expect("the image") == [3; 4 << 20], "{}", saved.stderr);
+        // From a copy of it, too.
+        for disk in [device.path().to_owned(), device.image()] {
+            let dirs = format!("{},{}", sheep.store().display(), disk.display());
+            let checked = offline(&["check", &dirs]);
+            let line = format!("damage: {} is not there", identity.display());
+            assert!(checked.text().starts_with(&line), "{}", checked.text());
+            assert_eq!(checked.code, 1);
+        }
         // Under another name it is the same.
         device.rename();
         name(&mut sheep, &[&device]);

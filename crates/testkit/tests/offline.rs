@@ -50,7 +50,7 @@ fn a_stopped_store_is_listed_checked_and_exported() {
     let home = tempfile::tempdir().expect("a directory");
     let copy = home.path().join("copy");
     fs::create_dir(&copy).expect("make a directory");
-    for name in ["data", "log", "table"] {
+    for name in ["data", "log", "table", "identity"] {
         fs::copy(sheep.store().join(name), copy.join(name)).expect(name);
     }
     for dir in [&store, path(&copy)] {
@@ -272,8 +272,8 @@ fn what_is_wrong_with_a_store_is_said_with_its_path() {
     let text = checked(1);
     assert!(text.contains(&format!("damage: {} is damaged", identity.display())), "{text}");
     fs::remove_file(&identity).expect("remove");
-    let text = checked(0);
-    assert!(text.contains(&format!("note: {} is not there", identity.display())), "{text}");
+    let text = checked(1);
+    assert!(text.contains(&format!("damage: {} is not there", identity.display())), "{text}");
     fs::write(&identity, kept).expect("bring it back");
     let table = sheep.store().join("table");
     let away = table.with_extension("away");
