@@ -19,7 +19,7 @@ use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, 
 use sheepdog_volume::table::Table;
 use sheepdog_volume::table_copy::TableCopy;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -314,14 +314,36 @@ fn refuse_twice(paths: &[PathBuf]) -> Result<()> {
 /// later.
 fn refuse_no_store(path: &Path) -> Result<()> {
     let Ok(found) = std::fs::metadata(path) else { return Ok(()) };
-    if found.is_dir() || found.is_file() || device::is_device(path) {
+    if found.is_dir() || device::is_device(path) {
         return Ok(());
+    }
+    if found.is_file() {
+        return refuse_part(path);
     }
     let what = format!(
         "{} is neither a directory, nor a block device, nor a copy of one: it holds no store",
         path.display()
     );
     Err(Error::new(ErrorKind::Invalid, what))
+}
+
+/// A file of a store in a directory is no copy of a device, though it begins like one.
+fn refuse_part(path: &Path) -> Result<()> {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let is_beside = |name: &str| real.with_file_name(name).exists();
+    let is_part = match real.file_name().and_then(OsStr::to_str) {
+        Some("data") => is_beside("log") || is_beside("identity"),
+        Some("log") => is_beside("data") || is_beside("identity"),
+        _ => false,
+    };
+    match real.parent() {
+        Some(dir) if is_part => {
+            let (shown, dir) = (path.display(), dir.display());
+            let what = format!("{shown} is only a part of a store: name the directory {dir}");
+            Err(Error::new(ErrorKind::Invalid, what))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What became of the disks that were named.

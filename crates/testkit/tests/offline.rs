@@ -266,6 +266,13 @@ fn what_is_wrong_with_a_store_is_said_with_its_path() {
     assert!(refused.stderr.contains("superblock") && !image.exists(), "{}", refused.stderr);
     patch(&data, 0, &before);
 
+    for part in ["data", "log"] {
+        let part = sheep.store().join(part);
+        let refused = offline(&["check", path(&part)]);
+        let line = format!("{} is only a part of a store: name the directory ", part.display());
+        assert_eq!((refused.code, refused.stderr.lines().count()), (2, 1), "{}", refused.stderr);
+        assert!(refused.stderr.starts_with(&line), "{}", refused.stderr);
+    }
     let identity = sheep.store().join("identity");
     let kept = fs::read(&identity).expect("the identity");
     fs::write(&identity, b"nonsense").expect("damage it");
