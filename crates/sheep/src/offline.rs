@@ -42,21 +42,23 @@ pub fn is_meant(mut arguments: impl Iterator<Item = OsString>) -> bool {
 /// Does what the words behind `sheep store` say.
 #[must_use]
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    let words = match Words::parse(arguments.skip(1)) {
+    let arguments: Vec<OsString> = arguments.skip(1).collect();
+    let json = arguments.iter().any(|word| word == "--json");
+    let words = match Words::parse(arguments.into_iter()) {
         Ok(Some(words)) => words,
         Ok(None) => {
             print(words::USAGE);
             return ExitCode::SUCCESS;
         }
         Err(line) => {
-            say(&format!("{line}\n{}", words::USAGE));
+            failed(&line, &format!("\n{}", words::USAGE), json);
             return ExitCode::from(EXIT_USAGE);
         }
     };
     let mut looked = match Looked::at(&words.dirs, matches!(words.verb, Verb::Check)) {
         Ok(looked) => looked,
         Err(error) => {
-            say(&format!("{}\n", told(&error)));
+            failed(&told(&error), "\n", json);
             return ExitCode::from(EXIT_NO_STORE);
         }
     };
@@ -71,9 +73,17 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_DAMAGE),
         Err(error) => {
-            say(&format!("{}\n", told(&error)));
+            failed(&told(&error), "\n", json);
             ExitCode::from(EXIT_DAMAGE)
         }
+    }
+}
+
+/// Says why nothing came of it: to people, and to a program that reads JSON.
+fn failed(line: &str, rest: &str, json: bool) {
+    say(&format!("{line}{rest}"));
+    if json {
+        print(&format!("{:#}\n", serde_json::json!({ "error": line })));
     }
 }
 

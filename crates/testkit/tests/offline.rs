@@ -80,6 +80,9 @@ fn a_stopped_store_is_listed_checked_and_exported() {
         assert_eq!(odd.len(), 10_000_001);
         let zeros = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
         assert!(zeros(&odd[..9_999_000]) && odd[9_999_000..].iter().all(|byte| *byte == 5));
+        let again = offline(&["export", dir, "kept", path(&image), "--json"]);
+        let line = format!("{} exists; --force replaces it", image.display());
+        assert_eq!((json(&again), again.code), (serde_json::json!({ "error": line }), 1));
         let missing = offline(&["export", dir, "nobody", path(&home.path().join("no"))]);
         assert_eq!((missing.code, missing.stderr.lines().count()), (1, 1), "{}", missing.stderr);
         fs::remove_file(&image).expect("remove");
@@ -212,6 +215,19 @@ fn words_that_make_no_sense_are_refused() {
         assert_eq!(ended.code, 64, "{words:?}");
         assert!(ended.stderr.starts_with(says), "{words:?}: {}", ended.stderr);
         assert!(ended.stderr.contains("Usage: sheep store"), "{}", ended.stderr);
+    }
+    // A program reads the line where it reads results.
+    for (words, code) in [
+        (&["check", "/nonexistent", "--json"][..], 2),
+        (&["list", "--json", "/nonexistent"], 2),
+        (&["export", "/nonexistent", "vdi", "file", "--json"], 2),
+        (&["export", "/nonexistent", "--json"], 64),
+        (&["frobnicate", "--json"], 64),
+    ] {
+        let ended = offline(words);
+        let line = ended.stderr.lines().next().expect("a line");
+        assert_eq!(json(&ended), serde_json::json!({ "error": line }), "{words:?}");
+        assert_eq!(ended.code, code, "{words:?}");
     }
     assert_eq!(offline(&["--help"]).code, 0);
     let none = offline(&["check", "/nonexistent"]);

@@ -18,7 +18,7 @@ if that is not on it, the store does: name it too.
   export    saves what lies here of a VDI or snapshot as a raw image
 Options:
   --force   replace FILE
-  --json    print the result as JSON
+  --json    print the result as JSON, a failure too (its line as 'error')
 Exit status: 0 if all is there and nothing wrong was found, 1 for damage, for
 missing disks and for what could not be done, 2 if there is no store to look at
 or a sheep uses it, 64 for bad usage.
