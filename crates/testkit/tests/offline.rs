@@ -3,7 +3,7 @@
 use sheepdog_testkit::Server;
 use sheepdog_testkit::bins::bin;
 use sheepdog_testkit::kept::{KEPT, assert_kept, is_in_table, sheep_with_kept};
-use sheepdog_testkit::loopfs::SmallFs;
+use sheepdog_testkit::loopfs::{LoopDevice, SmallFs};
 use sheepdog_testkit::process::{Ended, run, wait_until};
 use sheepdog_testkit::rng::Rng;
 use sheepdog_testkit::sheep::Sheep;
@@ -83,6 +83,22 @@ fn a_stopped_store_is_listed_checked_and_exported() {
         let again = offline(&["export", dir, "kept", path(&image), "--json"]);
         let line = format!("{} exists; --force replaces it", image.display());
         assert_eq!((json(&again), again.code), (serde_json::json!({ "error": line }), 1));
+        // An image of some length is no stream, nor whatever a device holds.
+        let mut targets = vec![("/dev/stdout", "a device or a pipe"), ("/dev/zero", "a device")];
+        targets.push((path(home.path()), "a directory"));
+        let device = LoopDevice::new(16 << 20);
+        if let Some(device) = &device {
+            targets.push((path(device.path()), "a device"));
+        }
+        for (target, what) in targets {
+            for force in [&["--force"][..], &[]] {
+                let refused = offline(&[&["export", dir, "kept", target], force].concat());
+                let line = format!("{target} is {what}");
+                assert!(refused.stderr.starts_with(&line), "{}", refused.stderr);
+                let lines = refused.stderr.lines().count();
+                assert_eq!((refused.code, lines, refused.stdout.len()), (1, 1, 0));
+            }
+        }
         let missing = offline(&["export", dir, "nobody", path(&home.path().join("no"))]);
         assert_eq!((missing.code, missing.stderr.lines().count()), (1, 1), "{}", missing.stderr);
         fs::remove_file(&image).expect("remove");
@@ -203,6 +219,7 @@ fn words_that_make_no_sense_are_refused() {
         (&["check"][..], "'check' needs DIR[,DIR...]"),
         (&["export", "dir"], "'export' needs VDI[@TAG]"),
         (&["export", "dir", "vdi"], "'export' needs FILE"),
+        (&["export", "dir", "vdi", "-"], "'-' is not supported: the image goes to a file"),
         (&["check", "dir", "other"], "Unexpected 'other' behind 'check'"),
         (&["check", "dir", "--force"], "'check' has no --force"),
         (&["list", "dir", "--what"], "Unknown option '--what'"),

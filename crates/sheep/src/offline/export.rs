@@ -24,6 +24,7 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
     }
     let path: Arc<[Vid]> = path(table, record.vid, record.lineage).into();
     looked.own.refuse(file)?;
+    refuse_no_file(file)?;
     let mut options = OpenOptions::new();
     let out = options.write(true).create(true).truncate(force).create_new(!force).open(file);
     let failed = |e: std::io::Error| {
@@ -94,6 +95,18 @@ pub fn run(looked: &mut Looked, vdi: &str, file: &Path, force: bool, json: bool)
         }
     }
     Ok(whole)
+}
+
+/// An image has a length and holes, which only a file has.
+fn refuse_no_file(file: &Path) -> Result<()> {
+    let Ok(found) = file.metadata() else { return Ok(()) };
+    if found.is_file() {
+        return Ok(());
+    }
+    let what = if found.is_dir() { "a directory" } else { "a device or a pipe" };
+    let line =
+        format!("{} is {what}: name a file, there or to be made, for the image", file.display());
+    Err(Error::new(ErrorKind::Invalid, line))
 }
 
 /// The name is looked up whole first, then split at the last `@`, as at the NBD door.

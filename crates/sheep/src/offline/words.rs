@@ -15,7 +15,8 @@ a copy of one; a device does not tell the names of its VDIs nor where its log is
 if that is not on it, the store does: name it too.
   list      its VDIs, and what of them lies here
   check     reads every block and says what is wrong, where, and whose it is
-  export    saves what lies here of a VDI or snapshot as a raw image
+  export    saves what lies here of a VDI or snapshot as a raw image; FILE is a
+            file, not a device nor '-'
 Options:
   --force   replace FILE
   --json    print the result as JSON, a failure too (its line as 'error')
@@ -72,6 +73,11 @@ impl Words {
         }
         let (verb, dir) = match *rest {
             [dir, vdi, file] => {
+                if file == "-" {
+                    return Err("'-' is not supported: the image goes to a file, for one of that \
+                                name say ./-"
+                        .to_owned());
+                }
                 let vdi = vdi.to_str().ok_or("A VDI's name is UTF-8")?.to_owned();
                 (Verb::Export { vdi, file: file.into(), force }, dir)
             }
