@@ -143,6 +143,12 @@ fn fragments_are_spread_and_one_lost_disk_takes_only_its_own() {
         assert!(shown.contains(&format!("lost: {name}: ")), "{shown}");
         let log = fs::read_to_string(node.sheep.store().join("sheep.log")).expect("the log");
         assert!(log.contains(&format!("the disk {name} is lost: ")), "{log}");
+        // dog is refused what lies there, with the disk's name, and that is no news to the log.
+        let at = (0..FRAGMENTS).find(|at| !all.contains(at)).expect("one is lost");
+        let from = (at * FRAGMENT).to_string();
+        let wrote = node.sheep.dog().feed(&["vdi", "write", "disk", &from, "4M"], &content(at));
+        let read = node.sheep.dog().run(&["vdi", "read", "disk", &from, "4M"]);
+        assert_eq!((wrote.code, read.code), (1, 1), "{}{}", wrote.stderr, read.stderr);
         let said = node.sheep.log();
         let lines = said.matches(&format!("the disk {name} is lost: ")).count();
         assert_eq!(lines, round + 1, "one for each start: {said}");

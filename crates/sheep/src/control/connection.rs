@@ -11,7 +11,7 @@ use sheepdog_nbd::Throttle;
 use sheepdog_types::{Error, ErrorKind, Result};
 use sheepdog_wire::{
     Call, Close, ClusterFormat, ClusterInfo, ClusterShutdown, Done, Flush, Hello, ImportBegin,
-    ImportFinish, Incoming, Map, NodeInfo, NodeList, Read, Replies, Request, Requests,
+    ImportFinish, Incoming, Map, NodeInfo, NodeList, Op, Read, Replies, Request, Requests,
     ServerLimits, Ticket, VdiCreate, VdiDelete, VdiInfo, VdiList, VdiLookup, VdiOpen, VdiRename,
     VdiResize, Write, WriteZeroes, accept,
 };
@@ -280,10 +280,16 @@ impl<S: AsyncRead + AsyncWrite> To<'_, S> {
 
     /// An answer with bulk data.
     async fn send<C: Call>(self, result: Result<(C::Reply, Vec<Bytes>)>) -> Result<()> {
-        if let Err(error) = &result
-            && matches!(error.kind(), ErrorKind::Io | ErrorKind::Internal)
-        {
-            tracing::error!("{:?}: {}", C::OP, error.full());
+        // What a disk cannot do for a request for its bytes the disk has said, once for many.
+        let of_bytes = matches!(C::OP, Op::Read | Op::Write | Op::WriteZeroes | Op::Map);
+        match &result {
+            Err(error) if error.kind() == ErrorKind::Io && of_bytes => {
+                tracing::debug!("{:?}: {}", C::OP, error.full());
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::Internal) => {
+                tracing::error!("{:?}: {}", C::OP, error.full());
+            }
+            _ => {}
         }
         self.replies.send::<C>(self.ticket, result).await
     }
