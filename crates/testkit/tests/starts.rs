@@ -452,6 +452,49 @@ fn full_and_read_only_disks_are_refused_or_reported() {
     check(&mut client, 24);
 }
 
+/// Somebody else takes the space that blocks in the log were to come home to: the log cannot be
+/// freed, which is said, and it goes on by itself.
+#[test]
+fn a_disk_filled_by_others_refuses_writes_until_there_is_space() {
+    let Some(disk) = SmallFs::new(320 << 20) else {
+        return;
+    };
+    let store = disk.path().join("store");
+    let mut sheep = Sheep::at(&store, &["-j", "size=64M"]);
+    sheep.start();
+    let dog = sheep.dog();
+    let _ = dog.run(&["cluster", "format", "-c", "1"]).ok();
+    let _ = dog.run(&["vdi", "create", "disk", "1G"]).ok();
+    let mut client = Client::connect(sheep.socket(), "disk").expect("connect");
+    // Small and each in a chunk of its own: they go to the log.
+    const BLOCKS: u64 = 2048;
+    let block = |at: u64| vec![at as u8 | 1; 4096];
+    for at in 0..BLOCKS {
+        client.write(at << 16, &block(at)).expect("write");
+    }
+    disk.fill(0);
+    disk.fill_to_the_brim();
+    wait_until("an overwrite is refused", || {
+        (0..BLOCKS).any(|at| client.write(at << 16, &block(at)).is_err())
+    });
+    let lines = |says: &str| {
+        let log = std::fs::read_to_string(store.join("sheep.log")).expect("the log");
+        log.matches(&format!("the disk {} {says}", store.display())).count()
+    };
+    assert_eq!(lines("is full: writes are refused"), 1);
+    for name in ["filler", "brim"] {
+        std::fs::remove_file(disk.path().join(name)).expect("make room");
+    }
+    wait_until("writes are taken", || client.write(0, &block(0)).is_ok());
+    wait_until("it is said to have space", || lines("has space again") == 1);
+    assert_eq!(lines("is full: writes are refused"), 1, "once, however many tries");
+    for at in 0..BLOCKS {
+        assert!(client.read(at << 16, 4096).expect("read") == block(at), "block {at}");
+    }
+    drop(client);
+    sheep.stop();
+}
+
 /// An identity of before the format, put back by mistake: whether the data is still in the log or
 /// in its places, it is not prepared anew, and the registry stays where it is.
 #[test]

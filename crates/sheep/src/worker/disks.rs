@@ -7,10 +7,15 @@ use sheepdog_store::Disk;
 use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, LineageId, Result};
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Bytes that a disk must have more than when it last refused a write before it is said to have space
 /// again: what is free is an estimate, and clients try again all the time.
 const SPACE_AGAIN: u64 = 8 << 20;
+
+/// So long after the last refused write the log of a disk with space again is free: a checkpoint is
+/// tried each second.
+const LOG_FREED: Duration = Duration::from_secs(3);
 
 /// One of them.
 pub struct Slot {
@@ -20,8 +25,19 @@ pub struct Slot {
     pub path: PathBuf,
     /// Open, or why it was lost before it could be opened.
     pub disk: Result<Disk, String>,
-    /// What was free when it last refused a write for want of space, since it began to.
-    full: Cell<Option<u64>>,
+    /// Since it began to refuse writes for want of space.
+    full: Cell<Option<Full>>,
+}
+
+/// A disk that refuses writes.
+#[derive(Clone, Copy)]
+struct Full {
+    /// When it last refused one.
+    at: Instant,
+    /// What was free then.
+    free: u64,
+    /// What is in the log only finds no place either: then the log cannot be freed.
+    even_log: bool,
 }
 
 impl Slot {
@@ -30,22 +46,30 @@ impl Slot {
         Self { id, path, disk, full: Cell::new(None) }
     }
 
-    /// It had no space for a write. That is said once, until it has space again.
+    /// It had no space for a write. That is said once, and once more when it becomes worse, until it
+    /// has space again.
     fn refused(&self) {
         let Ok(disk) = &self.disk else { return };
-        if self.full.replace(Some(disk.usage().free)).is_none() {
-            tracing::warn!(
-                "the disk {} is full: writes that need more space are refused",
-                self.path.display()
-            );
+        let usage = disk.usage();
+        let was = self.full.get();
+        let even_log = usage.host_room < usage.used - usage.held;
+        let even_log = even_log || was.is_some_and(|was| was.even_log);
+        // When there is space again, writes are still refused until the log was freed.
+        let least = was.filter(|_| even_log).map_or(usage.free, |was| was.free.min(usage.free));
+        self.full.set(Some(Full { at: Instant::now(), free: least, even_log }));
+        if was.is_some_and(|was| was.even_log == even_log) {
+            return;
         }
+        let which = if even_log { "writes" } else { "writes that need more space" };
+        tracing::warn!("the disk {} is full: {which} are refused", self.path.display());
     }
 
     /// Says that there is space again, if it was full.
     fn look_for_space(&self) {
         if let (Ok(disk), Some(was)) = (&self.disk, self.full.get())
             && !disk.is_failed()
-            && disk.usage().free >= was + SPACE_AGAIN
+            && disk.usage().free >= was.free + SPACE_AGAIN
+            && !(was.even_log && was.at.elapsed() < LOG_FREED)
         {
             self.full.set(None);
             tracing::warn!("the disk {} has space again", self.path.display());
