@@ -149,6 +149,9 @@ fn fragments_are_spread_and_one_lost_disk_takes_only_its_own() {
         let wrote = node.sheep.dog().feed(&["vdi", "write", "disk", &from, "4M"], &content(at));
         let read = node.sheep.dog().run(&["vdi", "read", "disk", &from, "4M"]);
         assert_eq!((wrote.code, read.code), (1, 1), "{}{}", wrote.stderr, read.stderr);
+        let log = fs::read_to_string(node.sheep.store().join("sheep.log")).expect("the log");
+        let errors = log.lines().filter(|line| line.contains("ERROR")).count();
+        assert_eq!(errors, round + 1, "one for each start: {log}");
         let said = node.sheep.log();
         let lines = said.matches(&format!("the disk {name} is lost: ")).count();
         assert_eq!(lines, round + 1, "one for each start: {said}");
