@@ -332,6 +332,8 @@ impl Store {
             root_page: checkpoint.root.page,
             root_bytes: checkpoint.root_bytes,
             replay: checkpoint.replay,
+            mark: self.mark,
+            raising: 0,
         };
         let bytes = slot.encode(self.superblock.log_id);
         let op = DiskOp::Write {

@@ -4,7 +4,11 @@
 //! Torn tail or rot: never more than one batch is in flight, so only the last batch of the log can
 //! be torn; it was not acknowledged and is dropped. A batch that cannot be read although a later
 //! one exists was durable once: that is rot, and the store is not opened over it.
+//!
+//! The last thing that opening does is to count itself (`mark.rs`), so that a log or data put back
+//! from a copy is told from what it replaces.
 
+mod mark;
 mod replay;
 mod scan;
 mod sense;
@@ -15,7 +19,7 @@ use crate::format::batch::{BatchHeader, Body, Record};
 use crate::format::codec::Malformed;
 use crate::format::index::{PageRun, Root, UNITS_PER_PAGE, decode_entries, decode_space};
 use crate::format::superblock::{
-    CheckpointSlot, LogPosition, OWNER_BYTES, SLOT_OFFSETS, Superblock,
+    CheckpointSlot, LogOwner, LogPosition, OWNER_BYTES, SLOT_OFFSETS, Superblock,
 };
 use crate::index::Index;
 use crate::io::{Area, Completion, DiskOp, OpId};
@@ -47,6 +51,8 @@ pub fn prepare(superblock: &Superblock) -> Result<Vec<DiskOp>> {
         root_page: 0,
         root_bytes: 0,
         replay: LogPosition { pos: 0, seq: 1, prev_crc: 0 },
+        mark: 0,
+        raising: 0,
     };
     let mut blocks = PageBuf::zeroed(3 * BLOCK_SIZE);
     let bytes = blocks.as_mut();
@@ -56,21 +62,20 @@ pub fn prepare(superblock: &Superblock) -> Result<Vec<DiskOp>> {
     for at in SLOT_OFFSETS.map(|at| at as usize) {
         bytes[at..at + encoded.len()].copy_from_slice(&encoded);
     }
-    let write = |area, offset, blocks: PageBuf| DiskOp::Write {
-        area,
-        offset,
-        data: vec![blocks.freeze()],
-        durable: true,
-    };
     let mut ops = Vec::new();
     if superblock.log_has_owner() {
-        let mut block = PageBuf::zeroed(OWNER_BYTES as usize);
-        let encoded = superblock.log_owner().encode();
-        block.as_mut()[..encoded.len()].copy_from_slice(&encoded);
-        ops.push(write(Area::Log, superblock.log_bytes, block));
+        ops.push(write_block(Area::Log, superblock.log_bytes, &superblock.log_owner(0).encode()));
     }
-    ops.push(write(Area::Data, 0, blocks));
+    let data = vec![blocks.freeze()];
+    ops.push(DiskOp::Write { area: Area::Data, offset: 0, data, durable: true });
     Ok(ops)
+}
+
+/// Writes one block durably: this, and zeros behind it.
+fn write_block(area: Area, offset: u64, encoded: &[u8]) -> DiskOp {
+    let mut block = PageBuf::zeroed(BLOCK_SIZE);
+    block.as_mut()[..encoded.len()].copy_from_slice(encoded);
+    DiskOp::Write { area, offset, data: vec![block.freeze()], durable: true }
 }
 
 /// What opening found, for the log of the daemon.
@@ -87,6 +92,8 @@ pub struct OpenReport {
     /// Of the newest version there is, in the index or in what was replayed: new versions must come
     /// from a later one, or the store takes none.
     pub newest: Interval,
+    /// Of this opening: one more than that of any before, or 0 where the log has no owner block.
+    pub mark: u64,
 }
 
 /// What a read is for.
@@ -120,6 +127,7 @@ enum Step {
     Tail,
     Flush,
     Pages,
+    Mark,
 }
 
 /// A store that is being opened.
@@ -133,6 +141,13 @@ pub struct Opening {
     queue: VecDeque<(Want, DiskOp)>,
     superblock: Option<Superblock>,
     slot: CheckpointSlot,
+    /// What the owner block has, if it can be read.
+    owner: Option<LogOwner>,
+    /// A mark that the store reached once.
+    mark_once: u64,
+    /// Writes that raise the mark, one after the other, and the store that is open then.
+    marking: VecDeque<DiskOp>,
+    opened: Option<(Box<Store>, OpenReport)>,
     /// Slots that do not say the same: torn, rotten, or not written before a crash.
     behind: Vec<usize>,
     root: Root,
@@ -165,6 +180,10 @@ impl Opening {
             queue: VecDeque::new(),
             superblock: None,
             slot: CheckpointSlot::default(),
+            owner: None,
+            mark_once: 0,
+            marking: VecDeque::new(),
+            opened: None,
             behind: Vec::new(),
             root: Root::default(),
             index: Index::default(),
@@ -195,6 +214,11 @@ impl Opening {
     /// [`Limits::units_max`] what lies before the end is read all the same.
     pub const fn expect_end(&mut self, units: u32) {
         self.units_there = units;
+    }
+
+    /// Refuses a store that never was opened so often: its mark was seen as high as that.
+    pub const fn expect_mark(&mut self, mark: u64) {
+        self.mark_once = mark;
     }
 
     /// What was left out, a line each.
@@ -262,13 +286,7 @@ impl Opening {
     fn arrived(&mut self, want: Want, bytes: Bytes) -> Result<()> {
         match want {
             Want::Super => self.superblock_read(&bytes),
-            Want::Owner => match self.superblock()?.log_owner().check(&bytes) {
-                Ok(()) => Ok(()),
-                Err(malformed) if malformed.newer => Err(damaged(malformed)),
-                // Who only looks goes on: batches name their log themselves, so what is found of
-                // this one, should the owner block alone be bad, is this store's.
-                Err(malformed) => self.damage(not_ours(malformed)),
-            },
+            Want::Owner => self.owner_read(&bytes),
             Want::Root => {
                 let root = Root::decode(self.slot.serial, &bytes);
                 match root.and_then(|root| self.check_root(&root).map(|()| root)) {
@@ -345,7 +363,8 @@ impl Opening {
         {
             return Err(damaged(malformed.clone()));
         }
-        let newest = slots.iter().flatten().max_by_key(|slot| slot.serial).copied();
+        let age = |slot: &&CheckpointSlot| (slot.serial, slot.mark, slot.raising == 0);
+        let newest = slots.iter().flatten().max_by_key(age).copied();
         self.slot = match (newest, &slots) {
             (Some(slot), _) => slot,
             (None, [Err(malformed), _] | [_, Err(malformed)]) => {
@@ -382,6 +401,7 @@ impl Opening {
             }
             Step::Root => {
                 self.step = Step::Index;
+                self.judge_mark()?;
                 self.ask_for_index()?;
             }
             Step::Index => {
@@ -420,7 +440,21 @@ impl Opening {
                     }
                 }
             }
-            Step::Pages => return self.replay().map(Some),
+            Step::Pages => {
+                // Whatever can refuse the store was looked at.
+                let mut opened = self.replay()?;
+                if self.salvage.is_none() {
+                    self.raise_mark()?;
+                    let mark = self.slot.mark;
+                    (opened.0.mark, opened.1.mark) = (mark, mark);
+                }
+                self.opened = Some(opened);
+                self.step = Step::Mark;
+            }
+            Step::Mark => match self.marking.pop_front() {
+                Some(op) => self.queue.push_back((Want::Flush, op)),
+                None => return Ok(self.opened.take()),
+            },
         }
         Ok(None)
     }

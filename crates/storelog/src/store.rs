@@ -156,6 +156,8 @@ pub struct Store {
     /// Requests for a checkpoint that the running one came too late for.
     pub(crate) checkpoint_wanted: Vec<CommandId>,
     pub(crate) serial: u64,
+    /// Of this opening; the slots say it.
+    pub(crate) mark: u64,
     /// Pages on disk of the installed index, by number.
     pub(crate) entry_pages: Vec<u64>,
     pub(crate) space_pages: Vec<u64>,

@@ -7,6 +7,8 @@ mod cuts;
 mod each;
 #[path = "crash/faults.rs"]
 mod faults;
+#[path = "crash/marks.rs"]
+mod marks;
 mod model;
 #[path = "crash/rot.rs"]
 mod rot;

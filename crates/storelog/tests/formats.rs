@@ -46,7 +46,13 @@ fn slot() -> CheckpointSlot {
         root_page: 1234,
         root_bytes: 5678,
         replay: LogPosition { pos: 0x1_0000_2000, seq: 77, prev_crc: 0xdead_beef },
+        mark: 6,
+        raising: 80,
     }
+}
+
+fn owner() -> LogOwner {
+    superblock().log_owner(6)
 }
 
 fn records() -> Vec<Record> {
@@ -135,7 +141,7 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("entry_page", encode_entries(&slots())),
         ("allocation_page", encode_space(UNITS_PER_PAGE, &words())),
         ("root", root().encode()),
-        ("log_owner", superblock().log_owner().encode()),
+        ("log_owner", owner().encode()),
     ]
 }
 
@@ -160,7 +166,7 @@ fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
         }
         "entry_page" => decode_entries(bytes).ok().map(|s| s == slots()),
         "allocation_page" => decode_space(UNITS_PER_PAGE, bytes).ok().map(|w| w == words()),
-        "log_owner" => LogOwner::decode(bytes).ok().map(|o| o == superblock().log_owner()),
+        "log_owner" => LogOwner::decode(bytes).ok().map(|o| o == owner()),
         "root" => Root::decode(9, bytes).ok().map(|r| r == root()),
         other => panic!("{other}?"),
     }
@@ -224,6 +230,14 @@ fn structures_of_former_versions_are_read() {
     assert_eq!(found(include_str!("samples/root_2.txt")).as_ref(), Some(&second));
     let first = Root { durable: 0, ..second };
     assert_eq!(found(include_str!("samples/root_1.txt")), Some(first));
+    let first = CheckpointSlot { mark: 0, raising: 0, ..slot() };
+    let sample = from_text(include_str!("samples/slot_1.txt"));
+    assert_eq!(CheckpointSlot::decode(LOG_ID, &sample), Ok(first));
+    let owner = from_text(include_str!("samples/log_owner_1.txt"));
+    assert_eq!(LogOwner::decode(&owner), Ok(superblock().log_owner(0)));
+    // Where there is no mark, programs of before go on reading.
+    assert_eq!(first.encode(LOG_ID), sample);
+    assert_eq!(superblock().log_owner(0).encode(), owner);
 }
 
 #[test]
@@ -302,12 +316,11 @@ fn an_entry_page_holds_its_slots_and_no_more() {
 fn another_stores_structures_are_refused() {
     assert!(CheckpointSlot::decode(LOG_ID + 1, &slot().encode(LOG_ID)).is_err());
     assert!(BatchHeader::peek(&encoded_batch().1, LOG_ID + 1, 512).is_err());
-    let owner = superblock().log_owner();
-    assert_eq!(owner.check(&owner.encode()), Ok(()));
+    assert_eq!(owner().check(&superblock()), Ok(()));
     for other in
-        [LogOwner { log_id: LOG_ID + 1, ..owner }, LogOwner { disk: DiskId([1; 16]), ..owner }]
+        [LogOwner { log_id: LOG_ID + 1, ..owner() }, LogOwner { disk: DiskId([1; 16]), ..owner() }]
     {
-        assert!(owner.check(&other.encode()).is_err());
+        assert!(other.check(&superblock()).is_err());
     }
     assert!(decode_space(0, &encode_space(UNITS_PER_PAGE, &words())).is_err());
     assert!(Root::decode(8, &root().encode()).is_err());

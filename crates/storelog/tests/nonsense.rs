@@ -130,7 +130,7 @@ impl Disk {
 
 fn slot(root_page: u64, root_bytes: u64) -> CheckpointSlot {
     let replay = LogPosition { pos: 0, seq: 1, prev_crc: 0 };
-    CheckpointSlot { serial: 1, root_page, root_bytes, replay }
+    CheckpointSlot { serial: 1, root_page, root_bytes, replay, mark: 0, raising: 0 }
 }
 
 fn entry(number: u64, page: u64, count: u16) -> Option<Slot> {
@@ -144,8 +144,11 @@ fn entry(number: u64, page: u64, count: u16) -> Option<Slot> {
 
 #[test]
 fn a_sound_disk_opens() {
-    let (report, damage) = Disk::new().open(false).expect("it is empty");
-    assert_eq!((report, damage.len()), (OpenReport::default(), 0));
+    let mut disk = Disk::new();
+    for mark in 1..4 {
+        let (report, damage) = disk.open(false).expect("it is empty");
+        assert_eq!((report, damage.len()), (OpenReport { mark, ..OpenReport::default() }, 0));
+    }
     let mut disk = Disk::new().with_slots(&[entry(1, 6, 1), None, entry(2, PAGES - 1, 1)]);
     assert_eq!(disk.open(false).expect("sound").0.fragments, 2);
 }
@@ -238,6 +241,8 @@ fn positions_are_those_of_a_log() {
         CheckpointSlot { replay: replay(0, 0), ..sound },
         CheckpointSlot { replay: replay(0, u64::MAX), ..sound },
         CheckpointSlot { replay: replay(u64::MAX, 1), ..sound },
+        CheckpointSlot { mark: u64::MAX, ..sound },
+        CheckpointSlot { raising: u64::MAX, ..sound },
     ] {
         let error = Disk::new().with_slot(bad).open(true).expect_err("no log");
         assert!(error.full().ends_with("impossible position"), "{}", error.full());
@@ -322,7 +327,7 @@ fn an_owner_block_of_a_newer_version_is_refused() {
     let mut disk = Disk::new();
     let block = &disk.log[LOG_BYTES as usize..][..40];
     let magic = u32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-    let newer = sheepdog_storelog::format::codec::frame(magic, 2, &block[16..]);
+    let newer = sheepdog_storelog::format::codec::frame(magic, 3, &block[16..]);
     disk.log[LOG_BYTES as usize..][..newer.len()].copy_from_slice(&newer);
     for salvage in [false, true] {
         let error = disk.open(salvage).expect_err("newer");

@@ -161,6 +161,11 @@ pub fn frame(magic: u32, version: u16, body: &[u8]) -> Vec<u8> {
     w.bytes
 }
 
+/// The version of a frame that was read well.
+pub(super) fn version(bytes: &[u8]) -> u16 {
+    bytes.get(4..6).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+}
+
 /// Checks a frame made by [`frame`] (bytes behind it are ignored) and gives its body.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //! unit) and the root that finds them. All written to fresh pages at a checkpoint; only what
 //! changed is written.
 
-use super::codec::{Malformed, Reader, Writer, frame, unframe};
+use super::codec::{Malformed, Reader, Writer, frame, unframe, version};
 use crate::fragment::OwnerSummary;
 use sheepdog_types::{BLOCK_SIZE, FragmentId, Interval, LineageId, Version, Vid};
 
@@ -270,9 +270,4 @@ impl Root {
             },
         })
     }
-}
-
-/// The version of a frame that was read well.
-fn version(bytes: &[u8]) -> u16 {
-    bytes.get(4..6).map_or(0, |bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }

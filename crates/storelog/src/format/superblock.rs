@@ -2,7 +2,7 @@
 //! while they are written, one after the other. So neither a torn one nor one that rots hides the
 //! current checkpoint. And the block behind the log's ring, which says whose log it is.
 
-use super::codec::{Malformed, Reader, Writer, frame, unframe};
+use super::codec::{Malformed, Reader, Writer, frame, unframe, version};
 use sheepdog_types::{BLOCK_SIZE, DiskId, Geometry};
 
 /// Units kept free at the start of the data area for these blocks.
@@ -13,10 +13,12 @@ pub const SLOT_OFFSETS: [u64; 2] = [BLOCK_SIZE as u64, 2 * BLOCK_SIZE as u64];
 const SUPER_MAGIC: u32 = 0x5344_5342; // "BSDS"
 const SLOT_MAGIC: u32 = 0x5344_5343; // "CSDS"
 const OWNER_MAGIC: u32 = 0x5344_574f; // "OWDS"
-/// Version log of the store's format. 1: first.
+/// Version log of the superblock. 1: first.
 pub const STORE_VERSION: u16 = 1;
-/// Version log of the owner block. 1: first.
-const OWNER_VERSION: u16 = 1;
+/// Version log of the checkpoint slots. 1: first. 2: the mark, and that it is being raised.
+const SLOT_VERSION: u16 = 2;
+/// Version log of the owner block. 1: first. 2: the mark.
+const OWNER_VERSION: u16 = 2;
 /// Bytes of the owner block.
 pub const OWNER_BYTES: u64 = BLOCK_SIZE as u64;
 
@@ -70,10 +72,10 @@ impl Superblock {
         self.log_bytes + if self.log_has_owner() { OWNER_BYTES } else { 0 }
     }
 
-    /// The owner block of this store's log.
+    /// The owner block of this store's log at that mark.
     #[must_use]
-    pub const fn log_owner(&self) -> LogOwner {
-        LogOwner { log_id: self.log_id, disk: self.disk }
+    pub const fn log_owner(&self, mark: u64) -> LogOwner {
+        LogOwner { log_id: self.log_id, disk: self.disk, mark }
     }
 
     /// One block.
@@ -121,14 +123,16 @@ impl Superblock {
 }
 
 /// Whose a log is. Before its first batch nothing else tells an empty log of this store from zeros
-/// that somebody put in its place, or from a log of another store. Written once, before the
-/// superblock that counts on it.
+/// that somebody put in its place, or from a log of another store. Written before the superblock
+/// that counts on it, and again at each opening, as `open/mark.rs` says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogOwner {
     /// [`Superblock::log_id`].
     pub log_id: u64,
     /// [`Superblock::disk`].
     pub disk: DiskId,
+    /// Counts the openings for writing; see [`CheckpointSlot::mark`].
+    pub mark: u64,
 }
 
 impl LogOwner {
@@ -140,6 +144,10 @@ impl LogOwner {
         let mut w = Writer::default();
         w.u64(self.log_id);
         w.raw(&self.disk.0);
+        if self.mark == 0 {
+            return frame(OWNER_MAGIC, 1, &w.bytes);
+        }
+        w.u64(self.mark);
         frame(OWNER_MAGIC, OWNER_VERSION, &w.bytes)
     }
 
@@ -148,15 +156,18 @@ impl LogOwner {
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let body = unframe(Self::WHAT, OWNER_MAGIC, OWNER_VERSION, bytes)?;
         let mut r = Reader::new(Self::WHAT, body);
-        Ok(Self { log_id: r.u64()?, disk: DiskId(r.bytes16()?) })
+        let (log_id, disk) = (r.u64()?, DiskId(r.bytes16()?));
+        let mark = if version(bytes) < 2 { 0 } else { r.u64()? };
+        if mark > u64::MAX / 2 {
+            return Err(r.bad("impossible mark"));
+        }
+        Ok(Self { log_id, disk, mark })
     }
 
-    /// Whether this is what the block says.
-    ///
     /// # Errors
-    /// Those of [`LogOwner::decode`], and when it names another store.
-    pub fn check(&self, bytes: &[u8]) -> Result<(), Malformed> {
-        if Self::decode(bytes)? != *self {
+    /// When it is not that of this store's log.
+    pub fn check(&self, superblock: &Superblock) -> Result<(), Malformed> {
+        if *self != superblock.log_owner(self.mark) {
             return Err(Malformed::new(Self::WHAT, "it names another store"));
         }
         Ok(())
@@ -186,6 +197,14 @@ pub struct CheckpointSlot {
     pub root_bytes: u64,
     /// Where replay starts.
     pub replay: LogPosition,
+    /// Counts the openings for writing, as the owner block of the log does: where they differ, one
+    /// of the two areas was put back from a copy. 0 for stores of before, and where there is no
+    /// owner block.
+    pub mark: u64,
+    /// Not 0 while the owner block is written with the next mark: it may say either then, or be torn.
+    /// It is the number of the batch after the last one that the log had, all of which were durable;
+    /// none was acknowledged since.
+    pub raising: u64,
 }
 
 impl CheckpointSlot {
@@ -200,25 +219,33 @@ impl CheckpointSlot {
         w.u64(self.replay.pos);
         w.u64(self.replay.seq);
         w.u32(self.replay.prev_crc);
-        frame(SLOT_MAGIC, STORE_VERSION, &w.bytes)
+        if (self.mark, self.raising) == (0, 0) {
+            return frame(SLOT_MAGIC, 1, &w.bytes);
+        }
+        w.u64(self.mark);
+        w.u64(self.raising);
+        frame(SLOT_MAGIC, SLOT_VERSION, &w.bytes)
     }
 
     /// # Errors
     /// Torn, rotten, newer, or of another store.
     pub fn decode(log_id: u64, bytes: &[u8]) -> Result<Self, Malformed> {
         const WHAT: &str = "checkpoint slot";
-        let mut r = Reader::new(WHAT, unframe(WHAT, SLOT_MAGIC, STORE_VERSION, bytes)?);
+        let mut r = Reader::new(WHAT, unframe(WHAT, SLOT_MAGIC, SLOT_VERSION, bytes)?);
         if r.u64()? != log_id {
             return Err(r.bad("it belongs to another store"));
         }
+        let has_mark = version(bytes) >= 2;
         let slot = Self {
             serial: r.u64()?,
             root_page: r.u64()?,
             root_bytes: r.u64()?,
             replay: LogPosition { pos: r.u64()?, seq: r.u64()?, prev_crc: r.u32()? },
+            mark: if has_mark { r.u64()? } else { 0 },
+            raising: if has_mark { r.u64()? } else { 0 },
         };
         // All of them are counted up, for longer than any disk lives.
-        let counters = [slot.serial, slot.replay.pos, slot.replay.seq];
+        let counters = [slot.serial, slot.replay.pos, slot.replay.seq, slot.mark, slot.raising];
         if slot.replay.seq == 0 || counters.iter().any(|counter| *counter > u64::MAX / 2) {
             return Err(r.bad("impossible position"));
         }

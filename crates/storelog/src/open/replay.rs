@@ -33,6 +33,7 @@ impl Opening {
             checkpoint: None,
             checkpoint_wanted: Vec::new(),
             serial: self.slot.serial,
+            mark: self.slot.mark,
             entry_pages: std::mem::take(&mut self.root.entry_pages),
             space_pages: std::mem::take(&mut self.root.space_pages),
             root: if self.slot.root_bytes > 0 { self.root_run() } else { PageRun::default() },
@@ -111,6 +112,7 @@ impl Opening {
             batches: seqs.len() as u64,
             records: self.records.len() as u64,
             torn_tail: self.torn,
+            mark: self.slot.mark,
         };
         Ok((store, report))
     }

@@ -1,7 +1,7 @@
 //! Reading the log: batches from the replay position on, where they end, and whether the end is
 //! torn or rot.
 
-use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged, not_ours};
+use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged, not_ours, write_block};
 use crate::format::batch::{self, BATCH_BYTES_MAX, BatchHeader, Body};
 use crate::format::codec::Malformed;
 use crate::format::superblock::{LogPosition, SLOT_OFFSETS, Superblock};
@@ -123,12 +123,13 @@ impl Opening {
     /// pages may include what cannot be read, and a next batch of the same number would be taken for
     /// included too. Asks for what lies behind the end, where a later batch would begin.
     pub(super) fn ask_for_later(&mut self) -> Result<()> {
-        if self.scan.seq <= self.root.durable {
+        let proved = self.proved();
+        if self.scan.seq <= proved {
             self.damage(Error::new(
                 ErrorKind::Io,
                 format!(
-                    "the log is damaged: batch {} cannot be read although batch {} was durable",
-                    self.scan.seq, self.root.durable
+                    "the log is damaged: batch {} cannot be read although batch {proved} was durable",
+                    self.scan.seq
                 ),
             ))?;
         }
@@ -184,7 +185,7 @@ impl Opening {
         let Some((header, _)) = self.last else {
             return Ok(());
         };
-        if header.seq <= self.root.durable {
+        if header.seq <= self.proved() {
             // It was durable: what is bad now is rot, and reading it will be an error.
             return Ok(());
         }
@@ -274,17 +275,9 @@ impl Opening {
 
     /// Makes both slots say the same, as everywhere outside of a checkpoint's last step.
     pub(super) fn even_slots(&mut self) -> Result<()> {
-        let mut block = PageBuf::zeroed(BLOCK_SIZE);
         let encoded = self.slot.encode(self.superblock()?.log_id);
-        block.as_mut()[..encoded.len()].copy_from_slice(&encoded);
-        let block = block.freeze();
         for which in std::mem::take(&mut self.behind) {
-            let op = DiskOp::Write {
-                area: Area::Data,
-                offset: SLOT_OFFSETS[which],
-                data: vec![block.clone()],
-                durable: true,
-            };
+            let op = write_block(Area::Data, SLOT_OFFSETS[which], &encoded);
             self.queue.push_back((Want::Flush, op));
         }
         Ok(())

@@ -165,6 +165,15 @@ impl SimDisk {
         }
     }
 
+    /// Somebody puts an area back as it was on another disk.
+    pub fn put_back(&mut self, area: Area, other: &Self) {
+        self.medium.put_back(area, &other.medium);
+        self.seen.put_back(area, &other.seen);
+        if area == Area::Data {
+            self.allocated.clone_from(&other.allocated);
+        }
+    }
+
     /// The bytes as a read sees them.
     pub fn peek(&self, area: Area, offset: u64, len: usize) -> Bytes {
         self.read(area, offset, len)

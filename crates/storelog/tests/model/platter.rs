@@ -54,6 +54,13 @@ impl Platter {
         bytes
     }
 
+    /// An area becomes what it is on another one.
+    pub fn put_back(&mut self, area: Area, other: &Self) {
+        self.blocks.retain(|(of, _), _| *of != area);
+        let theirs = other.blocks.range((area, 0)..=(area, u64::MAX));
+        self.blocks.extend(theirs.map(|(at, block)| (*at, Arc::clone(block))));
+    }
+
     /// Sectors that were ever written, in order.
     pub fn sectors(&self, area: Area) -> Vec<u64> {
         self.blocks

@@ -108,7 +108,7 @@ impl Run {
     }
 
     /// Opens a disk. Gives the number of records replayed.
-    fn open_copy(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
+    pub fn open_copy(&mut self, disk: &mut SimDisk) -> Result<(u64, Box<Store>), Error> {
         let mut effects = Vec::new();
         let mut opening = Opening::start(self.limits, &mut effects);
         loop {
