@@ -1,10 +1,12 @@
 //! What one node needs of the cluster's map: the store's memory of where it belongs, the claim to
 //! be the one sheep that serves, the interval of this run, and the history of epochs.
 
+mod catch_up;
 pub mod disks;
 mod identity;
 mod shards;
 
+pub use catch_up::{OnDisks, catch_up, stamps};
 pub use identity::{Identities, Identity, KnownDisk};
 pub use shards::{DISKS_MAX, SHARD_BITS, SHARDS_KEY, ShardPack};
 
@@ -126,7 +128,7 @@ pub async fn begin_interval(
 ///
 /// # Errors
 /// [`ErrorKind::Conflict`] when another one began an interval, and those of the registry.
-pub async fn raise_interval(
+async fn raise_interval(
     registry: &dyn Registry,
     pack: ShardPack,
     known: Interval,

@@ -2,10 +2,10 @@
 //! the disk ([`DataPlane`]), what the worker asks back ([`VdiDirectory`]), and all it is given to
 //! start ([`WorkerConfig`]).
 
-use crate::cluster::ShardPack;
+use crate::cluster::{OnDisks, ShardPack};
 use bytes::Bytes;
 use sheepdog_store::{EngineChoice, StoreFiles};
-use sheepdog_types::{DiskId, Interval, LineageId, Result, Vid};
+use sheepdog_types::{DiskId, LineageId, Result, Vid};
 use sheepdog_volume::io::{MapExtent, Segment, ZeroMode};
 use std::future::Future;
 use std::net::TcpListener;
@@ -190,12 +190,14 @@ pub struct WorkerDisk {
     pub id: DiskId,
     /// Its opened files, or why it is lost: `NotFound` if it is not there.
     pub files: Result<StoreFiles>,
+    /// The mark that the registry knows of it; 0 if none.
+    pub stamp: u64,
 }
 
-/// Raises the interval of a run above one that a disk has versions of; see
-/// [`crate::cluster::raise_interval`].
-pub type RaiseInterval =
-    Box<dyn FnOnce(ShardPack, Interval) -> BoxFuture<'static, Result<ShardPack>> + Send>;
+/// Brings the registry up to what the disks know, before anything is served; see
+/// [`crate::cluster::catch_up`].
+pub type CatchUp =
+    Box<dyn FnOnce(ShardPack, OnDisks) -> BoxFuture<'static, Result<ShardPack>> + Send>;
 
 /// Everything the data worker is given.
 pub struct WorkerConfig {
@@ -215,8 +217,8 @@ pub struct WorkerConfig {
     /// The interval of this run, in which all versions are newer than any before, and where the
     /// shards are.
     pub shards: ShardPack,
-    /// Begins a later interval where a disk knows as late a one.
-    pub raise: RaiseInterval,
+    /// Tells the registry what was found on the disks.
+    pub catch_up: CatchUp,
     /// `DIR/nbd.sock`, listening, not blocking.
     pub nbd_unix: UnixListener,
     /// NBD over TCP, listening, not blocking.

@@ -9,6 +9,7 @@ mod primary;
 mod remote;
 mod scrub;
 
+use crate::cluster::OnDisks;
 use crate::cluster::disks::same_disk;
 use crate::data::{DataPlane, DiskState, VdiDirectory, WorkerConfig, WorkerDisk};
 use crate::process::{say, told};
@@ -20,8 +21,8 @@ use remote::{Job, Remote};
 use scrub::Scrub;
 use sheepdog_nbd::Server;
 use sheepdog_store::{Disk, DiskConfig, device};
-use sheepdog_storelog::{Command, Limits};
-use sheepdog_types::{Error, ErrorKind, Interval, Result};
+use sheepdog_storelog::{Command, Limits, OpenReport};
+use sheepdog_types::{Error, ErrorKind, Result};
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -85,8 +86,8 @@ fn work(
         .build()
         .map_err(failed("start the data worker"))?;
     let (mut slots, mut unopened) = (Vec::with_capacity(config.disks.len()), None);
-    let mut newest = Interval(0);
-    for WorkerDisk { path, id, files } in config.disks {
+    let mut found = OnDisks::default();
+    for WorkerDisk { path, id, files, stamp } in config.disks {
         // Two names of one device that was blank: what was prepared under the first shows under the
         // second, before anything is written there.
         if config.fresh
@@ -106,11 +107,12 @@ fn work(
                 fresh: config.fresh,
                 log_id: uuid::Uuid::new_v4().as_u128() as u64,
                 limits: Limits { nosync: config.nosync, ..Limits::STANDARD },
+                stamp,
             })
         });
         let disk = match opened {
-            Ok((disk, known)) => {
-                newest = newest.max(known);
+            Ok((disk, report)) => {
+                found.add(id, &report, disk.lineages().last().copied());
                 Ok(disk)
             }
             // Nothing is lost yet, or a start without it is not for us to decide.
@@ -145,16 +147,7 @@ fn work(
             say(&(line + "\n"));
         }
     }
-    let mut shards = config.shards;
-    if newest >= shards.interval {
-        tracing::warn!(
-            "the registry began interval {}, but the disks know interval {}: the registry \
-             went back in time; going on above that",
-            shards.interval.0,
-            newest.0
-        );
-        shards = runtime.block_on((config.raise)(shards, newest))?;
-    }
+    let shards = runtime.block_on((config.catch_up)(config.shards, found))?;
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let interval = shards.interval;
@@ -191,8 +184,8 @@ fn work(
     })
 }
 
-/// Opens one disk and says so; with the newest interval it has versions of.
-fn open(config: DiskConfig) -> Result<(Disk, Interval)> {
+/// Opens one disk and says so.
+fn open(config: DiskConfig) -> Result<(Disk, OpenReport)> {
     let path = config.dir.clone();
     let (disk, report) = Disk::open(config)?;
     tracing::info!(
@@ -204,7 +197,7 @@ fn open(config: DiskConfig) -> Result<(Disk, Interval)> {
         report.records,
         if report.torn_tail { ", an unfinished batch dropped" } else { "" }
     );
-    Ok((disk, report.newest))
+    Ok((disk, report))
 }
 
 /// Doors first, then what other threads asked for, then everything home.

@@ -21,7 +21,7 @@ use slab::Slab;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -65,6 +65,8 @@ pub struct DiskConfig {
     pub log_id: u64,
     /// What it may use.
     pub limits: Limits,
+    /// The mark that it reached once, as the registry knows; one with less was put back from a copy.
+    pub stamp: u64,
 }
 
 struct State {
@@ -128,8 +130,8 @@ impl Disk {
     /// # Errors
     /// When there is no engine, the store is damaged, newer, or another disk's or cluster's.
     pub fn open(config: DiskConfig) -> Result<(Self, OpenReport)> {
-        let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, mut limits } =
-            config;
+        let DiskConfig { dir, files, engine: choice, disk, cluster, fresh, log_id, .. } = config;
+        let (mut limits, stamp) = (config.limits, config.stamp);
         if let Some(units) = files.device_units {
             (limits.units_max, limits.whole_units) = (units, true);
         }
@@ -179,7 +181,7 @@ impl Disk {
                 return theirs(format!("the log in {dir} has {there} bytes instead of {said}"));
             }
         }
-        let (store, report) = open_store(engine.as_mut(), limits)?;
+        let (store, report) = open_store(engine.as_mut(), limits, stamp, &dir)?;
         let superblock = store.superblock();
         if named.as_ref() != Some(superblock) {
             // It was compared with nothing.
@@ -555,9 +557,17 @@ fn superblock(engine: &mut dyn Engine) -> Result<Option<Superblock>> {
     }
 }
 
-fn open_store(engine: &mut dyn Engine, limits: Limits) -> Result<(Box<Store>, OpenReport)> {
+fn open_store(
+    engine: &mut dyn Engine,
+    limits: Limits,
+    stamp: u64,
+    dir: &Path,
+) -> Result<(Box<Store>, OpenReport)> {
     let mut effects = Vec::new();
     let mut opening = Opening::start(limits, &mut effects);
+    if stamp > 0 {
+        opening.expect_mark(stamp, dir.display().to_string());
+    }
     loop {
         for effect in effects.drain(..) {
             if let Effect::Disk(id, op) = effect {

@@ -143,8 +143,8 @@ pub struct Opening {
     slot: CheckpointSlot,
     /// What the owner block has, if it can be read.
     owner: Option<LogOwner>,
-    /// A mark that the store reached once.
-    mark_once: u64,
+    /// A mark that the store reached once, and what it is called.
+    mark_once: Option<(u64, String)>,
     /// Writes that raise the mark, one after the other, and the store that is open then.
     marking: VecDeque<DiskOp>,
     opened: Option<(Box<Store>, OpenReport)>,
@@ -181,7 +181,7 @@ impl Opening {
             superblock: None,
             slot: CheckpointSlot::default(),
             owner: None,
-            mark_once: 0,
+            mark_once: None,
             marking: VecDeque::new(),
             opened: None,
             behind: Vec::new(),
@@ -216,9 +216,9 @@ impl Opening {
         self.units_there = units;
     }
 
-    /// Refuses a store that never was opened so often: its mark was seen as high as that.
-    pub const fn expect_mark(&mut self, mark: u64) {
-        self.mark_once = mark;
+    /// Refuses a store whose mark is lower: it was seen as high as that. `name` is for the line.
+    pub fn expect_mark(&mut self, mark: u64, name: impl Into<String>) {
+        self.mark_once = Some((mark, name.into()));
     }
 
     /// What was left out, a line each.

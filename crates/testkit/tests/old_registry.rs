@@ -202,6 +202,81 @@ fn versions_grow_though_nobody_remembers_the_registry() {
 }
 
 #[test]
+fn no_new_vdi_shows_what_another_wrote() {
+    let mut home = Home::new(false);
+    home.format();
+    home.sheep.stop();
+    let older = home.copy("older");
+    home.sheep.start();
+    home.create("secret");
+    home.write("secret", 1);
+    home.sheep.stop();
+    home.put_back(&older);
+    fs::remove_file(home.sheep.store().join("table")).expect("remove it");
+    home.sheep.start();
+    home.create("public");
+    home.assert_holds("public", &vec![0; MIB]);
+    let log = fs::read_to_string(home.sheep.store().join("sheep.log")).expect("the log");
+    assert!(log.contains("which the registry would give out again"), "{log}");
+}
+
+#[test]
+fn a_registry_that_lost_its_contents_is_refused() {
+    let mut home = Home::new(false);
+    home.sheep.stop();
+    let empty = home.copy("empty");
+    home.sheep.start();
+    home.format();
+    home.create("disk");
+    home.write("disk", 1);
+    home.sheep.stop();
+    let whole = home.copy("whole");
+    home.put_back(&empty);
+    let table = home.sheep.store().join("table");
+    fs::rename(&table, home.dir.path().join("table")).expect("rename");
+    for _ in 0..2 {
+        let (status, said) = home.sheep.try_start().expect_err("it must not start");
+        assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains("knows of no formatted cluster"), "{said}");
+        assert!(said.contains("Put the whole registry back"), "{said}");
+    }
+    home.put_back(&whole);
+    // A refused start opened the disk, which the registry need not know.
+    home.sheep.start();
+    home.assert_holds("disk", &bytes(1));
+}
+
+#[test]
+fn a_store_put_back_under_its_registry_is_refused() {
+    let mut home = Home::new(false);
+    home.format();
+    home.create("disk");
+    home.sheep.stop();
+    let (store, aside) = (home.sheep.store().to_owned(), home.dir.path().join("aside"));
+    let copied = Command::new("cp").args(["-a", "--sparse=always"]).args([&store, &aside]).status();
+    assert!(copied.expect("cp").success());
+    home.sheep.start();
+    home.write("disk", 1);
+    home.sheep.stop();
+    let newest = home.dir.path().join("newest");
+    fs::rename(&store, &newest).expect("rename");
+    fs::rename(&aside, &store).expect("rename");
+    for _ in 0..2 {
+        let (status, said) = home.sheep.try_start().expect_err("it must not start");
+        assert_eq!((status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        let line = format!(
+            "the data in {} is older than when it was used last (opening 1, the registry knows 2)",
+            store.display()
+        );
+        assert!(said.contains(&line), "{said}");
+    }
+    fs::rename(&store, &aside).expect("rename");
+    fs::rename(&newest, &store).expect("rename");
+    home.sheep.start();
+    home.assert_holds("disk", &bytes(1));
+}
+
+#[test]
 fn a_copy_of_a_running_registry_is_recognised_too() {
     let mut home = Home::new(false);
     home.format();

@@ -174,6 +174,35 @@ fn fragments_are_spread_and_one_lost_disk_takes_only_its_own() {
 }
 
 #[test]
+fn a_disk_put_back_from_a_copy_is_lost() {
+    let mut node = filled(2);
+    node.sheep.stop();
+    let (disk, older) = (&node.disks[1], node.home.path().join("older"));
+    let copied = Command::new("cp").args(["-a", "--sparse=always"]).args([disk, &older]).status();
+    assert!(copied.expect("cp").success());
+    node.sheep.start();
+    let all = node.readable();
+    node.sheep.kill();
+    let newest = hide(&node.disks[1]);
+    fs::rename(&older, &node.disks[1]).expect("rename");
+    for _ in 0..2 {
+        node.sheep.start();
+        let info = node.md_info();
+        let why = info[1]["lost"].as_str().expect("it is lost");
+        assert!(why.contains("older than when it was used last"), "{why}");
+        assert!(info[0]["lost"].is_null(), "{info:#}");
+        let left = node.readable();
+        assert!(!left.is_empty() && left.len() < all.len(), "{left:?}");
+        assert!(node.sheep.log().contains("older than when it was used last"));
+        node.sheep.stop();
+    }
+    fs::remove_dir_all(&node.disks[1]).expect("remove");
+    fs::rename(&newest, &node.disks[1]).expect("rename");
+    node.sheep.start();
+    assert_eq!(node.readable(), all);
+}
+
+#[test]
 fn without_any_disk_the_node_is_a_gateway() {
     let mut node = filled(2);
     node.sheep.stop();

@@ -22,6 +22,7 @@ mod name_record;
 
 pub use decide::{Decision, NewVdi};
 pub use keys::{ID_PREFIX, LINEAGE_KEY, NAME_PREFIX, PREFIX, id_key, name_key};
+pub use name_record::raised_counter;
 
 use crate::persist;
 use crate::record::{State, VdiRecord};

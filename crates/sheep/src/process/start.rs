@@ -94,6 +94,7 @@ pub async fn start(
         }
     };
     let fresh = identity.is_empty();
+    let stamps = cluster::stamps(&registry).await?;
     let mut identities = Identities { node: identity, disks: Vec::new() };
     let (mut locks, mut worker_disks) = (Vec::new(), Vec::new());
     let mut notices = Vec::new();
@@ -105,7 +106,9 @@ pub async fn start(
             identities.disks.extend(found.identity);
             Ok(files)
         });
-        worker_disks.push(WorkerDisk { path: disk.path, id: disk.id, files });
+        // What is prepared anew begins again.
+        let stamp = stamps.get(&disk.id).copied().filter(|_| !fresh).unwrap_or_default();
+        worker_disks.push(WorkerDisk { path: disk.path, id: disk.id, files, stamp });
     }
     let node = Arc::new(Node::new(me, Arc::new(registry.clone()) as Arc<dyn Registry>, identities));
     // A registry of a newer version is refused now and not at the first request.
@@ -118,10 +121,12 @@ pub async fn start(
         nosync: options.nosync,
         scrub: options.scrub,
         shards,
-        raise: {
+        catch_up: {
             let registry = registry.clone();
-            Box::new(move |shards, known| {
-                Box::pin(async move { cluster::raise_interval(&registry, shards, known).await })
+            Box::new(move |shards, found| {
+                Box::pin(async move {
+                    cluster::catch_up(&registry, &registry_file, shards, found).await
+                })
             })
         },
         nbd_unix: bound.nbd_unix,

@@ -58,22 +58,27 @@ impl Opening {
         let CheckpointSlot { mark, raising, .. } = self.slot;
         if let Some(LogOwner { mark: logs, .. }) = self.owner {
             let why = if logs < mark {
-                Some("the log is older than the data: it was put back from a copy")
+                Some(("the log", "data"))
             } else if logs > mark + u64::from(raising > 0) {
-                Some("the data is older than the log: it was put back from a copy")
+                Some(("the data", "log"))
             } else {
                 None
             };
-            if let Some(why) = why {
-                let what = format!("{why} (opening {logs} of the log, {mark} of the data)");
+            if let Some((older, newer)) = why {
+                let (low, high) = (logs.min(mark), logs.max(mark));
+                let what = format!(
+                    "{older} is older than the {newer} (opening {low}, the {newer} knows {high}): it \
+                     was put back from a copy; put back what belongs to the {newer}"
+                );
                 self.damage(Error::new(ErrorKind::Io, what))?;
             }
         }
-        let (mark, once) = (self.reached(), self.mark_once);
-        if mark < once {
+        let mark = self.reached();
+        if let Some((once, name)) = self.mark_once.as_ref().filter(|(once, _)| mark < *once) {
             let what = format!(
-                "it is older than when it was used last (opening {mark}, the registry knows \
-                 {once}): it was put back from a copy"
+                "the data in {name} is older than when it was used last (opening {mark}, the \
+                 registry knows {once}): it was put back from a copy; put the newer one back ('sheep \
+                 store export' reads what this one holds)"
             );
             self.damage(Error::new(ErrorKind::Io, what))?;
         }

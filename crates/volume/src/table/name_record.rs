@@ -3,7 +3,7 @@
 use crate::{name, persist};
 use bytes::Bytes;
 use prost::Message;
-use sheepdog_types::{Result, Vid};
+use sheepdog_types::{Error, ErrorKind, LineageId, Result, Vid};
 
 /// The newest format of both values that this program reads, and the one it writes.
 const FORMAT: u32 = 1;
@@ -52,6 +52,22 @@ pub(super) fn decode_counter(bytes: &[u8]) -> Result<u64> {
         0 => Err(persist::damaged(what, "it is 0")),
         next => Ok(next),
     }
+}
+
+/// The value of [`super::LINEAGE_KEY`] with which no lineage up to `held` is given out again; `None`
+/// if what is there does for that.
+///
+/// # Errors
+/// When what is there is damaged or newer, and when there is no higher one.
+pub fn raised_counter(there: Option<&[u8]>, held: LineageId) -> Result<Option<Bytes>> {
+    let next = there.map_or(Ok(1), decode_counter)?;
+    if next > held.0 {
+        return Ok(None);
+    }
+    let after = held.0.checked_add(1);
+    let after =
+        after.ok_or_else(|| Error::new(ErrorKind::Internal, "all lineage ids were given out"))?;
+    Ok(Some(encode_counter(after)))
 }
 
 /// The fields as they are stored. Tags are for ever.

@@ -72,6 +72,7 @@ fn open(dir: &Path, engine: EngineChoice, interval: u64, lost: Option<usize>) ->
             fresh,
             log_id: 77 + at as u64,
             limits: Limits { cache_bytes: 20_000, logged_bytes: 1 << 20, ..Limits::STANDARD },
+            stamp: 0,
         })
         .expect("opens");
         locks.push(store);
