@@ -10,22 +10,7 @@ use crate::{Error, ErrorKind, Result};
 /// [`ErrorKind::Invalid`] for anything else and for what does not fit 64 bits.
 pub fn parse(text: &str) -> Result<u64> {
     let invalid = || Error::new(ErrorKind::Invalid, format!("Invalid size '{text}'"));
-    let (number, shift) = match text.as_bytes().last() {
-        Some(b'0'..=b'9' | b'.') => (text, 0),
-        Some(unit) => {
-            let power = b"bkmgtp"
-                .iter()
-                .position(|u| *u == unit.to_ascii_lowercase())
-                .ok_or_else(invalid)?;
-            (&text[..text.len() - 1], 10 * power as u32)
-        }
-        None => return Err(invalid()),
-    };
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
-    if (whole.is_empty() && fraction.is_empty()) || !digits(whole) || !digits(fraction) {
-        return Err(invalid());
-    }
+    let (whole, fraction, shift) = parts(text).ok_or_else(invalid)?;
     let whole: u64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
     let whole = whole.checked_mul(1 << shift).ok_or_else(invalid)?;
     // From the last digit on, each time what is whole: below 2^shift, and exact however many there
@@ -35,6 +20,27 @@ pub fn parse(text: &str) -> Result<u64> {
         .rev()
         .fold(0, |below, digit| ((u64::from(digit - b'0') << shift) + below) / 10);
     whole.checked_add(below).ok_or_else(invalid)
+}
+
+/// Whether [`parse`] refuses what is a byte count, only because it does not fit 64 bits.
+#[must_use]
+pub fn is_too_large(text: &str) -> bool {
+    parts(text).is_some() && parse(text).is_err()
+}
+
+/// Digits before and behind the point, and the unit as a power of two.
+fn parts(text: &str) -> Option<(&str, &str, u32)> {
+    let (number, shift) = match text.as_bytes().last()? {
+        b'0'..=b'9' | b'.' => (text, 0),
+        unit => {
+            let power = b"bkmgtp".iter().position(|u| *u == unit.to_ascii_lowercase())?;
+            (&text[..text.len() - 1], 10 * power as u32)
+        }
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+    let is_one = (!whole.is_empty() || !fraction.is_empty()) && digits(whole) && digits(fraction);
+    is_one.then_some((whole, fraction, shift))
 }
 
 /// The old tool's human form: units of 1024 from MB on, one digit after the point below ten

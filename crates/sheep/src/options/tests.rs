@@ -119,6 +119,13 @@ fn bad_input_has_one_exact_line() {
         ("-j sise=1g", "Invalid journal option 'sise'".to_owned()),
         ("-j size=63m", "invalid size 63m, must be bigger than 64(M)".to_owned()),
         ("-j size=x", "invalid size x, must be bigger than 64(M)".to_owned()),
+        ("-j size=1.2.3T", "invalid size 1.2.3T, must be bigger than 64(M)".to_owned()),
+        (
+            "-j size=18446744073709551615",
+            "invalid size 18446744073709551615, must not be bigger than 1024P".to_owned(),
+        ),
+        ("-j size=99999999T", "invalid size 99999999T, must not be bigger than 1024P".to_owned()),
+        ("-j size=1025P", "invalid size 1025P, must not be bigger than 1024P".to_owned()),
         ("-l level=loud", "Invalid log level 'loud'".to_owned()),
         ("-l format=xml", "Invalid log format 'xml'".to_owned()),
         ("-l dst=mail", "Invalid log destination 'mail'".to_owned()),

@@ -4,7 +4,7 @@ use super::{LogPlace, Refusal, help, shown};
 use crate::log::{Destination, Format, Level, LogOptions};
 use sheepdog_registry::Driver;
 use sheepdog_store::EngineChoice;
-use sheepdog_types::ErrorKind;
+use sheepdog_types::{ErrorKind, size};
 use std::ffi::OsStr;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,8 @@ use std::path::PathBuf;
 
 /// Smallest log, as of old.
 const LOG_BYTES_MIN: u64 = 64 << 20;
+/// No disk is so long; the superblock has no longer log.
+const LOG_BYTES_MAX: u64 = 1 << 60;
 
 /// `-b`, `-y`.
 pub fn address(text: &str) -> Result<IpAddr, Refusal> {
@@ -160,7 +162,7 @@ pub fn io(text: &str) -> Result<EngineChoice, Refusal> {
 
 /// Bytes a second.
 pub fn rate(text: &str) -> Result<u64, Refusal> {
-    sheepdog_types::size::parse(text)
+    size::parse(text)
         .map_err(|_| Refusal::new(format!("Invalid rate '{text}': bytes a second, 0 for never")))
 }
 
@@ -177,18 +179,20 @@ fn pairs(text: &OsStr) -> impl Iterator<Item = (String, Option<&OsStr>)> {
 
 /// `-j`: what was the journal's is the log's.
 pub fn journal(text: &OsStr) -> Result<LogPlace, Refusal> {
-    let (mut size, mut dir, mut skip) = (None, None, false);
+    let (mut log_bytes, mut dir, mut skip) = (None, None, false);
     for (key, value) in pairs(text) {
         match (key.as_str(), value) {
             ("size", Some(value)) => {
                 let value = shown(value);
-                let bytes = sheepdog_types::size::parse(&value)
-                    .ok()
-                    .filter(|bytes| *bytes >= LOG_BYTES_MIN)
-                    .ok_or_else(|| {
-                        Refusal::new(format!("invalid size {value}, must be bigger than 64(M)"))
-                    })?;
-                size = Some(bytes);
+                let parsed = size::parse(&value).ok();
+                if size::is_too_large(&value) || parsed.is_some_and(|bytes| bytes > LOG_BYTES_MAX) {
+                    let line = format!("invalid size {value}, must not be bigger than 1024P");
+                    return Err(Refusal::new(line));
+                }
+                let bytes = parsed.filter(|bytes| *bytes >= LOG_BYTES_MIN).ok_or_else(|| {
+                    Refusal::new(format!("invalid size {value}, must be bigger than 64(M)"))
+                })?;
+                log_bytes = Some(bytes);
             }
             ("dir", Some(value)) => dir = Some(path("journal", value)?),
             ("skip", None) => skip = true,
@@ -201,10 +205,10 @@ pub fn journal(text: &OsStr) -> Result<LogPlace, Refusal> {
         }
     }
     // What has no effect needs no size.
-    if size.is_none() && (dir.is_some() || !skip) {
+    if log_bytes.is_none() && (dir.is_some() || !skip) {
         return Err(Refusal::new("you must specify size for journal"));
     }
-    Ok(LogPlace { bytes: size, dir, skip })
+    Ok(LogPlace { bytes: log_bytes, dir, skip })
 }
 
 /// `-l`.
