@@ -169,7 +169,11 @@ fn report(
         let _ = writeln!(text, "note: {line}");
     }
     if torn_tail {
-        let _ = writeln!(text, "note: the log ends with a write that was never acknowledged");
+        // Nothing tells which: see the format.
+        let _ = writeln!(
+            text,
+            "note: the log ends with a write that was never acknowledged, or is damaged"
+        );
     }
     let verdict = match (undamaged, good) {
         (true, true) => "nothing is wrong",
