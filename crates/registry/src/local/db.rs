@@ -75,6 +75,8 @@ pub(crate) struct Db {
     identity: (u64, u64),
     tuning: Tuning,
     gone: bool,
+    /// An I/O error was seen: what looks like damage may be that only.
+    failing: bool,
 }
 
 impl Db {
@@ -89,6 +91,7 @@ impl Db {
             identity,
             tuning,
             gone: false,
+            failing: false,
         };
         reserve::hold_log(paths);
         db.keep_pages();
@@ -134,8 +137,17 @@ impl Db {
 
     /// Whether the file we have open is still the registry of its path.
     fn check_identity(&mut self) -> Result<()> {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            return Ok(());
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        match identity(&self.path) {
+            Ok(now) if now == self.identity => return Ok(()),
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), NotFound | NotADirectory) => {}
+            // A file system that was shut down says nothing of the file, which may well be there.
+            Err(e) => {
+                self.failing = true;
+                let what = format!("look at registry {}", self.path.display());
+                return Err(Error::with_source(ErrorKind::Io, what, e));
+            }
         }
         self.gone = true;
         Err(Error::new(
@@ -214,7 +226,14 @@ impl Db {
                 self.gone = true;
                 error
             }
-            Stop::Sql(error) => schema::error(&self.path, doing, error),
+            Stop::Sql(error) => {
+                self.failing |=
+                    error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure);
+                if self.failing && schema::is_damage(&error) {
+                    return schema::failing(&self.path, error);
+                }
+                schema::error(&self.path, doing, error)
+            }
             Stop::Ours(error) => error,
         }
     }

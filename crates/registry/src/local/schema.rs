@@ -154,6 +154,26 @@ fn damaged(path: &Path, how: &str) -> Error {
     )
 }
 
+/// Whether an error says that the file does not hold what was written.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    match error {
+        rusqlite::Error::SqliteFailure(e, _) => {
+            matches!(e.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        }
+        // A value of the wrong type in our tables.
+        _ => true,
+    }
+}
+
+/// What looks like damage after I/O errors: nobody should put the file aside for that.
+pub(super) fn failing(path: &Path, error: rusqlite::Error) -> Error {
+    let line = format!(
+        "the file system of registry {} fails: look at that first, then start again",
+        path.display()
+    );
+    Error::with_source(ErrorKind::Io, line, error)
+}
+
 /// What an error of SQLite asks of the user, in one line.
 pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
     let file = path.display();
@@ -175,11 +195,7 @@ pub(super) fn error(path: &Path, doing: &str, error: rusqlite::Error) -> Error {
         Some(ErrorCode::ReadOnly) => {
             (ErrorKind::ReadOnly, format!("registry {file} cannot be written"))
         }
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            return damaged(path, &error.to_string());
-        }
-        // A value of the wrong type in our tables.
-        None => return damaged(path, &error.to_string()),
+        _ if is_damage(&error) => return damaged(path, &error.to_string()),
         _ => {
             let line = format!("{doing} registry {file}");
             return Error::with_source(ErrorKind::Io, line, error);
