@@ -15,7 +15,16 @@ fn seeds() -> Vec<Vec<u8>> {
     let superblock = sample(include_str!("../../crates/storelog/tests/samples/superblock.txt"));
     let slot = sample(include_str!("../../crates/storelog/tests/samples/slot.txt"));
     let owner = sample(include_str!("../../crates/storelog/tests/samples/log_owner.txt"));
-    vec![seed(0, &superblock), seed(1, &slot), seed(2, &owner), seed(AS_IT_IS, &superblock)]
+    let slot_1 = sample(include_str!("../../crates/storelog/tests/samples/slot_1.txt"));
+    let owner_1 = sample(include_str!("../../crates/storelog/tests/samples/log_owner_1.txt"));
+    vec![
+        seed(0, &superblock),
+        seed(1, &slot),
+        seed(2, &owner),
+        seed(1, &slot_1),
+        seed(2, &owner_1),
+        seed(AS_IT_IS, &superblock),
+    ]
 }
 
 fn run(data: &[u8]) {
@@ -50,9 +59,13 @@ fn owner(bytes: &[u8]) {
     };
     let again = found.encode();
     assert!(again.len() as u64 <= OWNER_BYTES, "it is one block");
-    assert_eq!(found.check(&again), Ok(()));
-    let other = LogOwner { log_id: !found.log_id, ..found };
-    assert!(other.check(&again).is_err(), "another log's");
+    assert_eq!(LogOwner::decode(&again), Ok(found));
+    let sample = sample(include_str!("../../crates/storelog/tests/samples/superblock.txt"));
+    let sample = Superblock::decode(&sample).expect("a sample");
+    let ours = Superblock { log_id: found.log_id, disk: found.disk, ..sample };
+    assert_eq!(found.check(&ours), Ok(()));
+    let other = Superblock { log_id: !found.log_id, ..ours };
+    assert!(found.check(&other).is_err(), "another log's");
 }
 
 fn slot(bytes: &[u8]) {
