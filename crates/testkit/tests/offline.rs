@@ -382,3 +382,43 @@ fn a_damaged_page_is_told_with_disk_owner_and_place() {
     }
     assert_eq!((check.code, text.lines().count()), (1, 3), "{text}");
 }
+
+/// Whether the last batch is torn or what it wrote was lost nothing tells.
+#[test]
+fn a_last_write_whose_data_is_gone_may_be_damaged() {
+    let mut sheep = Sheep::new();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "8M"]).ok();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk", "0", "1M"], &[7; 1 << 20]).ok();
+    sheep.kill();
+    let data = fs::File::options().write(true).open(sheep.store().join("data")).expect("the data");
+    data.set_len(64 << 10).expect("cut it short");
+    let text = offline(&["check", store_of(&sheep)]).text();
+    let note = "note: the log ends with a write that was never acknowledged, or is damaged\n";
+    assert!(text.contains(note), "{text}");
+}
+
+/// What was acknowledged since would be gone without a line.
+#[test]
+fn a_log_put_back_from_a_copy_is_told() {
+    let mut sheep = Sheep::new();
+    let _ = sheep.dog().run(&["vdi", "create", "disk", "8M"]).ok();
+    sheep.stop();
+    let (log, older) = (sheep.store().join("log"), sheep.store().join("older"));
+    fs::copy(&log, &older).expect("copy");
+    sheep.start();
+    let _ = sheep.dog().feed(&["vdi", "write", "disk", "0", "4096"], &[7; 4096]).ok();
+    sheep.kill();
+    fs::rename(&log, sheep.store().join("newest")).expect("rename");
+    fs::rename(&older, &log).expect("rename");
+    let check = offline(&["check", store_of(&sheep)]);
+    let text = check.text();
+    assert_eq!(check.code, 1, "{text}");
+    let line = "the log is older than the data (opening 1, the data knows 2): it was put back";
+    assert!(text.contains(line) && text.contains("damage: "), "{text}");
+    let (_, said) = sheep.try_start().expect_err("it must not start");
+    assert!(said.contains(line) && said.lines().count() == 1, "{said}");
+    fs::rename(sheep.store().join("newest"), &log).expect("rename");
+    sheep.start();
+    let read = sheep.dog().run(&["vdi", "read", "disk", "0", "4096"]).ok().stdout;
+    assert!(read == [7; 4096]);
+}
