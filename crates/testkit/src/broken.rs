@@ -133,18 +133,17 @@ impl Patient {
         }
     }
 
-    /// Starts it again. A write that a kill interrupted before FUSE sent it has failed with EINTR, and
-    /// the first flush of that file, by whomever, is told: that start is refused, as any with a failed
-    /// flush (docs/decisions.md), and the next one is told nothing.
+    /// Starts it again. What failed in the page cache behind a killed process, because the kill
+    /// interrupted it before FUSE sent it or because of a fault, is told to the first flush of that file,
+    /// by whomever: that start is refused, as any with a failed flush (docs/decisions.md), and the next one
+    /// is told nothing.
     ///
     /// # Errors
     /// How it ended, and what it said.
     pub fn start_after_kill(&mut self) -> Result<(), (ExitStatus, String)> {
         match self.sheep.try_start() {
             Err((status, said))
-                if status.code() == Some(1)
-                    && said.contains("sync ")
-                    && said.contains("Interrupted system call") =>
+                if status.code() == Some(1) && said.contains("read the store: sync ") =>
             {
                 self.sheep.try_start()
             }
