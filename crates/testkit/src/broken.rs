@@ -134,8 +134,8 @@ impl Patient {
     }
 
     /// Starts it again. What failed in the page cache behind a killed process, because the kill
-    /// interrupted it before FUSE sent it or because of a fault, is told to the first flush of that file,
-    /// by whomever: that start is refused, as any with a failed flush (docs/decisions.md), and the next one
+    /// interrupted it before FUSE sent it or because of a fault, is told to the first flush or durable write
+    /// of that file, by whomever: that start is refused, as any with a failed flush (docs/decisions.md), and the next one
     /// is told nothing.
     ///
     /// # Errors
@@ -143,7 +143,9 @@ impl Patient {
     pub fn start_after_kill(&mut self) -> Result<(), (ExitStatus, String)> {
         match self.sheep.try_start() {
             Err((status, said))
-                if status.code() == Some(1) && said.contains("read the store: sync ") =>
+                if status.code() == Some(1)
+                    && (said.contains("read the store: sync ")
+                        || said.contains("Interrupted system call")) =>
             {
                 self.sheep.try_start()
             }

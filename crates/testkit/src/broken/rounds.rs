@@ -174,12 +174,13 @@ pub fn first_start(disk: &BrokenFs, fault: Fault) -> Result<Round, String> {
     let mut patient = Patient::unborn(disk.path(), &disk.options());
     let round = start(&mut patient, disk, fault)?;
     patient.sheep.kill();
-    patient.sheep.start();
+    let ended = |(status, said)| format!("sheep ended: {status}\n{said}");
+    patient.start_after_kill().map_err(ended)?;
     patient.format(64);
     let mut client = patient.client();
     client.write(0, &[7; 8192]).map_err(|e| format!("write after all: {e}"))?;
     patient.sheep.kill();
-    patient.sheep.start();
+    patient.start_after_kill().map_err(ended)?;
     let found = patient.client().read(0, 8192).map_err(|e| format!("read after all: {e}"))?;
     patient.assert_sane();
     match patient.end().success() && found.iter().all(|byte| *byte == 7) {
