@@ -227,11 +227,11 @@ impl Made {
                     let command = if holes {
                         let kind = [ZeroKind::Remove, ZeroKind::Reserve, ZeroKind::Marker];
                         let kind = kind[round];
-                        Command::Zero { fragment, vid, version, start, count, kind }
+                        Command::Zero { fragment, vid, version, start, count, kind, request: None }
                     } else {
                         let blocks = (0..count).flat_map(|_| block(seq)).collect::<Vec<_>>();
                         let data = vec![PageBuf::copy_of(&blocks).freeze()];
-                        Command::Write { fragment, vid, version, start, data }
+                        Command::Write { fragment, vid, version, start, data, request: None }
                     };
                     let done = disk.ask(&mut store, command).expect("an answer");
                     assert_eq!(done.expect("success"), Answer::Done);

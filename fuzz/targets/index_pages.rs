@@ -10,7 +10,8 @@ use sheepdog_storelog::format::index::{
     Root, SLOTS_PER_PAGE, UNITS_PER_PAGE, decode_entries, decode_space, encode_entries,
     encode_space,
 };
-use sheepdog_types::{BLOCK_SIZE, FragmentId, Geometry, LineageId};
+use sheepdog_storelog::format::shards::{ShardPage, decode_missing, encode_missing};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Geometry, LineageId, ShardId};
 
 sheepdog_fuzz::target!(seeds, run);
 
@@ -18,6 +19,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let root = sample(include_str!("../../crates/storelog/tests/samples/root.txt"));
     let root_1 = sample(include_str!("../../crates/storelog/tests/samples/root_1.txt"));
     let root_2 = sample(include_str!("../../crates/storelog/tests/samples/root_2.txt"));
+    let root_4 = sample(include_str!("../../crates/storelog/tests/samples/root_4.txt"));
+    let missing = sample(include_str!("../../crates/storelog/tests/samples/missing_page.txt"));
+    let shard = sample(include_str!("../../crates/storelog/tests/samples/shard_page.txt"));
     let entries = sample(include_str!("../../crates/storelog/tests/samples/entry_page.txt"));
     let space = sample(include_str!("../../crates/storelog/tests/samples/allocation_page.txt"));
     let fragment = sample(include_str!("../../crates/storelog/tests/samples/fragment_page.txt"));
@@ -26,6 +30,9 @@ fn seeds() -> Vec<Vec<u8>> {
         seed(0, &root),
         seed(0, &root_1),
         seed(0, &root_2),
+        seed(0, &root_4),
+        seed(2 | 1 << 2, &missing),
+        seed(2 | 2 << 2, &shard),
         seed(1, &entries),
         seed(2, &space),
         fragment_of(0),
@@ -45,7 +52,11 @@ fn run(data: &[u8]) {
     bounded((32 << 10) + 24 * bytes.len(), || match choice & 3 {
         0 => root(&bytes),
         1 => entries(&bytes),
-        2 => space(&bytes),
+        2 => match choice >> 2 & 7 {
+            1 => missing(&bytes),
+            2 => shard(&bytes),
+            _ => space(&bytes),
+        },
         _ => fragment(&bytes, geometry(choice >> 2 & 7)),
     });
 }
@@ -59,8 +70,11 @@ fn root(bytes: &[u8]) {
     let again = root.encode();
     let (entries, spaces) = (root.entry_pages.len(), root.space_pages.len());
     let units = root.unpunched.len() + root.whole.len();
-    assert_eq!(again.len(), Root::encoded_bytes(entries, spaces, units));
-    // Former versions end before the durable batch, or before the units held whole.
+    let parts = root.shards.iter().map(|(_, parts)| parts.len()).sum();
+    let lists = (root.missing_pages.len(), root.shards.len(), parts);
+    assert_eq!(again.len(), Root::encoded_bytes(entries, spaces, units, lists));
+    // Former versions end before the durable batch, or before the units held whole; one of the
+    // fourth that has none of what came with it is written in the third.
     let end = again.len()
         - match u16::from_le_bytes([bytes[4], bytes[5]]) {
             0..2 => 8 + 4,
@@ -93,6 +107,33 @@ fn space(bytes: &[u8]) {
     assert!(again.len() <= BLOCK_SIZE, "it is one page");
     assert_eq!(again[FRAME_BYTES..], bytes[FRAME_BYTES..again.len()], "the same bytes");
     assert_eq!(decode_space(first_unit, &again), Ok(words));
+}
+
+fn missing(bytes: &[u8]) {
+    let page = Input::new(bytes.get(FRAME_BYTES..).unwrap_or_default()).u32();
+    assert!(decode_missing(!page, bytes).is_err(), "another page");
+    let Ok(found) = decode_missing(page, bytes) else {
+        return;
+    };
+    let again = encode_missing(page, &found);
+    assert!(again.len() <= BLOCK_SIZE, "it is one page");
+    assert_eq!(decode_missing(page, &again), Ok(found));
+}
+
+/// A shard of one part.
+fn shard(bytes: &[u8]) {
+    let head = u64_at(bytes, FRAME_BYTES);
+    let id = ShardId { set: head as u16, number: (head >> 16) as u32 };
+    let other = ShardId { number: !id.number, ..id };
+    assert!(ShardPage::decode(other, [bytes].into_iter()).is_err(), "another shard's");
+    let Ok(page) = ShardPage::decode(id, [bytes].into_iter()) else {
+        return;
+    };
+    for per_unit in [1, 16] {
+        let again = page.encode(id, per_unit);
+        let back = ShardPage::decode(id, again.iter().map(Vec::as_slice));
+        assert_eq!(back.as_ref(), Ok(&page));
+    }
 }
 
 fn fragment(bytes: &[u8], geometry: Geometry) {

@@ -127,7 +127,8 @@ fn work(disk: &mut sheepdog_fuzz::disk::Disk, store: &mut sheepdog_storelog::Sto
     let version = Version { interval: Interval(u64::MAX), seq: 1 };
     let data = vec![PageBuf::copy_of(&block(77).repeat(3)).freeze()];
     let start = LIMITS.extent_blocks_min;
-    let write = Command::Write { fragment: fragment(1), vid: VID, version, start, data };
+    let (fragment, vid) = (fragment(1), VID);
+    let write = Command::Write { fragment, vid, version, start, data, request: None };
     let written = disk.ask(store, write);
     let _ = disk.ask(store, Command::Checkpoint);
     if let Some(Ok(_)) = written

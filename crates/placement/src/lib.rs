@@ -86,5 +86,5 @@ mod quota;
 mod rendezvous;
 
 pub use hash::{BITS_MAX, shard_of};
-pub use map::{ClusterMap, DISKS_MAX, Disk, Node, NodeId, Policy, State, VNODES_MAX, WIDTH_MAX};
+pub use map::{ClusterMap, DISKS_MAX, Disk, Node, Policy, State, VNODES_MAX, WIDTH_MAX};
 pub use placement::{DiskLoad, Exception, Move, Placement, movement, total_loads};

@@ -1,7 +1,7 @@
 //! What placement needs of the cluster map: nodes, zones, disks, weights and who takes part.
 
 use crate::hash::disk_key;
-use sheepdog_types::{DiskId, Error, ErrorKind, Result};
+use sheepdog_types::{DiskId, Error, ErrorKind, NodeId, Result};
 use std::collections::BTreeMap;
 
 /// Disks of a map, in all its nodes.
@@ -10,10 +10,6 @@ pub const DISKS_MAX: usize = 1 << 16;
 pub const VNODES_MAX: u32 = u16::MAX as u32;
 /// Disks of one acting set: 31 copies, or 16 + 15 strips.
 pub const WIDTH_MAX: u8 = 31;
-
-/// Names a node for ever, across restarts and changes of address. It does not enter any hash.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct NodeId(pub [u8; 16]);
 
 /// Whether a node or disk takes part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

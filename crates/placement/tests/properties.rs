@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 use sheepdog_placement::sim::{Cluster, Shape, band};
 use sheepdog_placement::{
-    BITS_MAX, ClusterMap, Disk, Exception, Node, NodeId, Placement, Policy, State, movement,
+    BITS_MAX, ClusterMap, Disk, Exception, Node, Placement, Policy, State, movement,
 };
-use sheepdog_types::{DiskId, ErrorKind};
+use sheepdog_types::{DiskId, ErrorKind, NodeId};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn state() -> impl Strategy<Value = State> {

@@ -2,10 +2,8 @@
 //! it must not be released. When a failure is meant all the same (before the first release), the
 //! test's output is the new file.
 
-use sheepdog_placement::{
-    ClusterMap, Disk, Exception, Node, NodeId, Placement, Policy, State, shard_of,
-};
-use sheepdog_types::{DiskId, FragmentId, LineageId};
+use sheepdog_placement::{ClusterMap, Disk, Exception, Node, Placement, Policy, State, shard_of};
+use sheepdog_types::{DiskId, FragmentId, LineageId, NodeId};
 use std::fmt::Write;
 
 fn compare(name: &str, frozen: &str, now: &str) {

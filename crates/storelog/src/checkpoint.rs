@@ -12,14 +12,14 @@ mod destage;
 mod pages;
 mod spares;
 
-use crate::command::{Answer, CommandId, Effect};
+use crate::command::{Answer, Command, CommandId, Effect};
 use crate::format::index::PageRun;
 use crate::format::superblock::{CheckpointSlot, LogPosition, SLOT_OFFSETS};
 use crate::fragment::{BlockMask, FreedUnit};
 use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
 use crate::store::{Purpose, Store};
 use bytes::Bytes;
-use sheepdog_types::{Error, ErrorKind, FragmentId, PageBuf, Vid};
+use sheepdog_types::{Error, ErrorKind, FragmentId, PageBuf, ShardId, Vid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Disk operations a checkpoint keeps in flight. Enough to keep a disk busy, few enough that the
@@ -68,6 +68,10 @@ pub(crate) struct Checkpoint {
     replaced: Vec<PageRun>,
     entry_pages: Vec<(u32, PageRun)>,
     space_pages: Vec<(u32, PageRun)>,
+    /// `None`: there is no such page any more.
+    missing_pages: Vec<(u32, Option<PageRun>)>,
+    /// Of each part; none of a shard that is gone.
+    shard_pages: Vec<(ShardId, Vec<PageRun>)>,
     root: PageRun,
     root_bytes: u64,
     no_space: bool,
@@ -133,7 +137,10 @@ impl Checkpoint {
 impl Store {
     /// Time passes: dirt grows old, idle time is used.
     pub(crate) fn tick(&mut self, _out: &mut Vec<Effect>) {
-        if self.index.dirty().is_empty() && !self.index.has_dirty_entry_pages() {
+        if self.index.dirty().is_empty()
+            && !self.index.has_dirty_entry_pages()
+            && !self.shards.are_dirty()
+        {
             self.dirty_since = None;
         }
     }
@@ -198,6 +205,8 @@ impl Store {
             replaced: std::mem::take(&mut self.replaced_pages),
             entry_pages: Vec::new(),
             space_pages: Vec::new(),
+            missing_pages: Vec::new(),
+            shard_pages: Vec::new(),
             root: PageRun::default(),
             root_bytes: 0,
             no_space: false,
@@ -366,6 +375,19 @@ impl Store {
         for (page, run) in &checkpoint.space_pages {
             self.space_pages[*page as usize] = run.page;
         }
+        for (page, run) in &checkpoint.missing_pages {
+            match run {
+                Some(run) => self.missing_pages.insert(*page, run.page),
+                None => self.missing_pages.remove(page),
+            };
+        }
+        for (shard, parts) in checkpoint.shard_pages {
+            if parts.is_empty() {
+                self.shard_pages.remove(&shard);
+            } else {
+                self.shard_pages.insert(shard, parts);
+            }
+        }
         self.root = checkpoint.root;
         let ticket = self.tickets.next();
         for run in checkpoint.replaced {
@@ -376,6 +398,7 @@ impl Store {
         self.log.next_head = Some((checkpoint.replay, ticket));
         self.release_log();
         out.extend(checkpoint.waiters.into_iter().map(|id| Effect::Reply(id, Ok(Answer::Done))));
+        self.wake_fills(out);
         let active = &self.active;
         self.index.shrink(self.limits.cache_bytes, usize::MAX, |id| active.contains_key(&id));
     }
@@ -414,6 +437,14 @@ impl Store {
             self.space.mark_dirty([page]);
             fresh.push(run);
         }
+        for (page, run) in checkpoint.missing_pages {
+            self.index.mark_entry_pages_dirty([page]);
+            fresh.extend(run);
+        }
+        for (shard, run) in checkpoint.shard_pages {
+            self.shards.mark_dirty(shard);
+            fresh.extend(run);
+        }
         fresh.extend((checkpoint.root.count > 0).then_some(checkpoint.root));
         for run in &fresh {
             for unit in self.space.free_pages(*run) {
@@ -425,7 +456,9 @@ impl Store {
             .entry_pages
             .iter()
             .chain(&self.space_pages)
+            .chain(self.missing_pages.values())
             .copied()
+            .chain(self.shard_pages.values().flatten().map(|run| run.page))
             .chain((self.root.count > 0).then_some(self.root.page))
             .collect();
         self.replaced_pages
@@ -435,6 +468,19 @@ impl Store {
         }
         for waiter in checkpoint.waiters {
             out.push(Effect::Reply(waiter, Err(Error::from(ErrorKind::NoSpace))));
+        }
+        self.wake_fills(out);
+    }
+
+    /// Fills that waited for a checkpoint to end look again.
+    fn wake_fills(&mut self, out: &mut Vec<Effect>) {
+        let waiting: Vec<FragmentId> = self.space_wanted.keys().copied().collect();
+        for fragment in waiting {
+            self.drain_waiting(fragment, out);
+            let front = self.active.get(&fragment).and_then(|active| active.waiting.front());
+            if !matches!(front, Some((_, Command::Fill { .. }))) {
+                self.space_wanted.remove(&fragment);
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! checksums; per chunk the version that last touched it. Pure bookkeeping: it is changed only by
 //! records that are durable, and by destaging.
 
+use crate::format::record::FilledVid;
 use crate::write::chunk_masks;
 use sheepdog_types::{Geometry, Version, Vid};
 use std::collections::BTreeMap;
@@ -169,6 +170,13 @@ impl Fragment {
                 .enumerate()
                 .fold(0, |bits, (part, owned)| bits | (u8::from(*owned > 0) << part)),
         })
+    }
+
+    /// Vids that own anything in a chunk, ascending.
+    #[must_use]
+    pub fn owners_of(&self, chunk: u8) -> Vec<Vid> {
+        let owns = |vid: &Vid| self.chunk(*vid, chunk).is_some_and(|chunk| chunk.owned() != 0);
+        self.vids.keys().copied().filter(owns).collect()
     }
 
     /// The newest owner of a block on a path of vids (newest first), with its chunk.
@@ -353,6 +361,30 @@ impl Fragment {
             .flat_map(|blocks| blocks.chunks.iter())
             .filter_map(|(_, chunk)| chunk.freed())
             .collect()
+    }
+
+    /// What a vid owns in a chunk that it owned nothing in is this, all of it at home.
+    pub fn set_filled(&mut self, index: u8, filled: &FilledVid) {
+        let mut crcs = [0; 16];
+        let slots = (0..16).filter(|slot| filled.data & (1 << slot) != 0);
+        for (slot, crc) in slots.zip(&filled.crcs) {
+            crcs[slot] = *crc;
+        }
+        let FilledVid { unit, data, zero, reserved, .. } = *filled;
+        let backed = data | reserved;
+        self.change(filled.vid, index, |chunk| {
+            *chunk = Chunk { unit, data, zero, backed, stale: 0, doubtful: 0, crcs };
+        });
+    }
+
+    /// Blocks that hold space in these chunks, of all vids, and their units, those included that
+    /// blocks in the log will need.
+    #[must_use]
+    pub fn stored_in(&self, chunks: impl Fn(u8) -> bool) -> (u64, u64) {
+        self.chunks().filter(|(_, index, _)| chunks(*index)).fold((0, 0), |sum, (_, _, chunk)| {
+            let has_unit = chunk.unit.is_some() || chunk.is_homeless();
+            (sum.0 + u64::from(chunk.stored().count_ones()), sum.1 + u64::from(has_unit))
+        })
     }
 
     /// Replaces a chunk, as read from disk.

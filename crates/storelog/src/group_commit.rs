@@ -5,11 +5,11 @@
 use crate::command::{Answer, Effect};
 use crate::format::batch::{self, BatchHeader, HEADER_BYTES, RECORDS_BYTES_MAX};
 use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
+use crate::room::Dirtied;
 use crate::store::{Purpose, Store};
 use crate::write::{PendingWrite, no_space};
-use bytes::Bytes;
-use sheepdog_types::PageBuf;
-use std::collections::BTreeSet;
+use sheepdog_types::{FragmentId, PageBuf, Version};
+use std::collections::BTreeMap;
 
 /// Bytes of a batch, unless its first write alone has more.
 const BATCH_BYTES_TARGET: usize = 4 << 20;
@@ -33,19 +33,21 @@ impl Store {
         self.refuse_failed(out);
         let unit = self.superblock.log_unit as usize;
         let limit = BATCH_BYTES_TARGET.min(self.superblock.log_bytes as usize / 4);
-        let (spare, mut dirtied) = (self.fragments_to_spare(), BTreeSet::new());
+        let (spare, mut dirtied) = (self.pages_to_spare(), Dirtied::default());
         let (mut records_bytes, mut payload_bytes, mut taken) = (HEADER_BYTES, 0, 0);
         for id in &self.log.queue {
-            let write = &self.writes[id];
-            if write.failed.is_some() {
+            let Some((record, payload)) = self.queued(*id) else {
+                break;
+            };
+            if self.writes.get(id).is_some_and(|write| write.failed.is_some()) {
                 break;
             }
-            if !self.may_dirty(write.record.fragment, &mut dirtied, spare) {
+            if !self.may_dirty(record, &mut dirtied, spare) {
                 self.pages_wanted = true;
                 break;
             }
-            let records = records_bytes + write.record.encoded_bytes();
-            let payload = payload_bytes + write.payload.iter().map(Bytes::len).sum::<usize>();
+            let records = records_bytes + record.encoded_bytes();
+            let payload = payload_bytes + payload;
             if taken > 0
                 && (records > RECORDS_BYTES_MAX - unit
                     || records.next_multiple_of(unit) + payload > limit)
@@ -72,23 +74,19 @@ impl Store {
         };
         let writes: Vec<u64> = self.log.queue.drain(..taken).collect();
 
-        // The head before each record: the index's, or that of an earlier record of this batch.
+        // The version before each record: the index's, or that of an earlier record of this batch.
         let mut flush_data = false;
-        for (at, id) in writes.iter().enumerate() {
-            let fragment = self.writes[id].record.fragment;
-            let earlier = writes[..at]
-                .iter()
-                .rev()
-                .map(|id| &self.writes[id].record)
-                .find(|record| record.fragment == fragment)
-                .map(|record| record.version);
-            let prev = earlier.unwrap_or_else(|| self.record_prev(&self.writes[id].record));
+        let mut earlier: BTreeMap<FragmentId, Version> = BTreeMap::new();
+        for id in &writes {
             let Some(write) = self.writes.get_mut(id) else {
                 continue;
             };
-            write.record.prev = prev;
+            let record = &mut write.record;
+            let (fragment, version) = (record.fragment, record.version);
+            let before = earlier.insert(fragment, version);
+            record.prev = before.unwrap_or_else(|| self.index.newest(fragment));
             flush_data |= write.flush_data && !self.limits.nosync;
-            if write.record.version <= prev {
+            if record.is_write() && version <= record.prev {
                 return self.broken("versions of a fragment grow", out);
             }
         }
@@ -102,13 +100,13 @@ impl Store {
             records: 0,
             crc: 0,
         };
-        let records = writes.iter().map(|id| &self.writes[id].record);
+        let records = writes.iter().filter_map(|id| Some(self.queued(*id)?.0));
         let (header, bytes) = batch::encode(header, records, self.superblock.log_unit);
         assert!(header.total_bytes() == total, "a batch has the length that was reserved");
         let head = PageBuf::copy_of(&bytes).freeze().slice(..bytes.len());
         let mut data = vec![head];
-        for id in &writes {
-            data.extend(self.writes[id].payload.iter().cloned());
+        for write in writes.iter().filter_map(|id| self.writes.get(id)) {
+            data.extend(write.payload.iter().cloned());
         }
         let offset = pos % self.superblock.log_bytes;
         self.disk(
@@ -149,7 +147,7 @@ impl Store {
         let mut any = false;
         for id in &self.log.queue {
             if let Some(write) = self.writes.get_mut(id)
-                && !write.record.may_clear()
+                && write.record.needs_space()
                 && write.failed.is_none()
             {
                 write.failed = Some(DiskError {
@@ -165,7 +163,7 @@ impl Store {
     /// Answers writes at the queue's front whose extents found no space.
     fn refuse_failed(&mut self, out: &mut Vec<Effect>) {
         while let Some(id) = self.log.queue.front().copied() {
-            if self.writes.get(&id).is_some_and(|write| write.failed.is_none()) {
+            if self.writes.get(&id).is_none_or(|write| write.failed.is_none()) {
                 break;
             }
             self.log.queue.pop_front();
@@ -225,6 +223,12 @@ impl Store {
         self.dirty_since.get_or_insert(self.now);
         let mut payload_pos = batch.pos + u64::from(batch.header.header_bytes);
         for id in batch.writes {
+            if let Some(pending) = self.shard_writes.remove(&id) {
+                self.shards.apply(pending.record);
+                self.stats.records += 1;
+                out.extend(pending.command.map(|id| Effect::Reply(id, Ok(Answer::Done))));
+                continue;
+            }
             let Some(write) = self.writes.remove(&id) else {
                 continue;
             };

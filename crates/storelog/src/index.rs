@@ -83,6 +83,19 @@ pub struct Index {
     host_blocks: HostBlocks,
     /// Pages that the dirty fragments need on disk, at most.
     dirty_pages: u64,
+    /// What is needed of missing fragments. Apart from the entries, as mostly there are none.
+    missing: BTreeMap<FragmentId, Version>,
+}
+
+/// What a record does to the version of a fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Nothing.
+    Stay,
+    /// It is the head, and the fragment not missing.
+    Head(Version),
+    /// It is what is needed of a missing fragment.
+    Needed(Version),
 }
 
 impl Index {
@@ -112,10 +125,30 @@ impl Index {
         self.places.len()
     }
 
-    /// The newest head of all. Looks at every fragment: for opening.
+    /// What is needed of a missing fragment.
     #[must_use]
-    pub fn newest_head(&self) -> Version {
+    pub fn needed(&self, id: FragmentId) -> Option<Version> {
+        self.missing.get(&id).copied()
+    }
+
+    /// The version that the next write of a fragment follows.
+    #[must_use]
+    pub fn newest(&self, id: FragmentId) -> Version {
+        let head = || self.get(id).map_or(Version::ZERO, |entry| entry.head);
+        self.needed(id).unwrap_or_else(head)
+    }
+
+    /// Whether any fragment is missing.
+    #[must_use]
+    pub fn any_missing(&self) -> bool {
+        !self.missing.is_empty()
+    }
+
+    /// The newest version of all. Looks at every fragment: for opening.
+    #[must_use]
+    pub fn newest_of_all(&self) -> Version {
         let heads = self.slots.iter().flatten().map(|entry| entry.head);
+        let heads = heads.chain(self.missing.values().copied());
         heads.max().unwrap_or(Version::ZERO)
     }
 
@@ -141,7 +174,21 @@ impl Index {
     /// Pages that a checkpoint needs for fragments, entries included, if it begins now.
     #[must_use]
     pub fn pages_needed(&self) -> u64 {
-        self.dirty_pages + self.dirty_entry_pages.len() as u64
+        let entries = self.dirty_entry_pages.len() as u64;
+        self.dirty_pages + entries * if self.any_missing() { 2 } else { 1 }
+    }
+
+    /// The entry page of a fragment, unless it has none or will be written anyway.
+    #[must_use]
+    pub fn clean_entry_page(&self, id: FragmentId) -> Option<u32> {
+        let page = *self.places.get(&id)? / SLOTS_PER_PAGE;
+        (!self.dirty_entry_pages.contains(&page)).then_some(page)
+    }
+
+    /// Entry pages that will be written.
+    #[must_use]
+    pub fn dirty_entry_pages(&self) -> usize {
+        self.dirty_entry_pages.len()
     }
 
     /// Memory of loaded fragments.
@@ -183,6 +230,48 @@ impl Index {
         let Slot { id, head, page, owners } = found;
         self.slots[slot as usize] = Some(Entry { id, head, page, owners, loaded: None });
         self.places.insert(id, slot);
+    }
+
+    /// While opening, behind all slots: fragments of an entry page that are missing. A slot that is
+    /// empty is passed over: whoever was in it could not be read.
+    pub fn adopt_missing(&mut self, page: u32, missing: &[(u8, Version)]) {
+        for (slot, needed) in missing {
+            let at = page as usize * SLOTS_PER_PAGE as usize + usize::from(*slot);
+            if let Some(Some(entry)) = self.slots.get(at) {
+                self.missing.insert(entry.id, *needed);
+            }
+        }
+    }
+
+    /// The missing page of an entry page, as the disk is to have it.
+    #[must_use]
+    pub fn missing_of_page(&self, page: u32) -> Vec<(u8, Version)> {
+        if self.missing.is_empty() {
+            return Vec::new();
+        }
+        let slots = self.slots.iter().skip((page * SLOTS_PER_PAGE) as usize);
+        (0..SLOTS_PER_PAGE as u8)
+            .zip(slots)
+            .filter_map(|(slot, entry)| {
+                // As in the entry page: without a page of its own it is in the log.
+                let entry = entry.as_ref().filter(|entry| entry.page.count > 0)?;
+                Some((slot, self.needed(entry.id)?))
+            })
+            .collect()
+    }
+
+    /// A fragment is missing from now on. Only what its slot says changes, so its page need not be
+    /// in memory.
+    pub fn miss(&mut self, id: FragmentId, new: impl FnOnce() -> Fragment, needed: Version) {
+        match self.places.get(&id) {
+            Some(slot) => {
+                self.dirty_entry_pages.insert(slot / SLOTS_PER_PAGE);
+                self.missing.insert(id, needed);
+            }
+            None => {
+                self.update(id, new, Step::Needed(needed), |_| Vec::new());
+            }
+        }
     }
 
     /// While opening: slots not adopted are free, those of all `pages` on disk, so that a page
@@ -268,7 +357,7 @@ impl Index {
         &mut self,
         id: FragmentId,
         new: impl FnOnce() -> Fragment,
-        head: Option<Version>,
+        step: Step,
         change: impl FnOnce(&mut Loaded) -> Vec<FreedUnit>,
     ) -> Vec<FreedUnit> {
         let slot = match self.places.get(&id) {
@@ -291,8 +380,15 @@ impl Index {
             }
         };
         let entry = self.slots[slot as usize].as_mut().expect("found or made above");
-        if let Some(head) = head {
-            entry.head = entry.head.max(head);
+        match step {
+            Step::Stay => {}
+            Step::Head(version) => {
+                entry.head = version;
+                self.missing.remove(&id);
+            }
+            Step::Needed(version) => {
+                self.missing.insert(id, version);
+            }
         }
         self.dirty_entry_pages.insert(slot / SLOTS_PER_PAGE);
         let loaded = entry.loaded.as_deref_mut().expect("a fragment is loaded before it changes");
@@ -332,6 +428,7 @@ impl Index {
             return PageRun::default();
         };
         self.clock.remove(&id);
+        self.missing.remove(&id);
         let dirty = self.dirty.remove(&id);
         if let Some(loaded) = entry.loaded {
             self.cached_bytes -= loaded.charged;

@@ -15,9 +15,10 @@ mod sense;
 
 use crate::checksum::block_crc;
 use crate::command::Effect;
-use crate::format::batch::{BatchHeader, Body, Record};
+use crate::format::batch::{BatchHeader, LogRecord};
 use crate::format::codec::Malformed;
 use crate::format::index::{PageRun, Root, UNITS_PER_PAGE, decode_entries, decode_space};
+use crate::format::shards::{ShardPage, decode_missing};
 use crate::format::superblock::{
     CheckpointSlot, LogOwner, LogPosition, OWNER_BYTES, SLOT_OFFSETS, Superblock,
 };
@@ -26,7 +27,9 @@ use crate::io::{Area, Completion, DiskOp, OpId};
 use crate::space::Space;
 use crate::store::{Limits, Store};
 use bytes::Bytes;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Interval, PageBuf, Result};
+use sheepdog_types::{
+    BLOCK_SIZE, Error, ErrorKind, FragmentId, Interval, PageBuf, Result, ShardId, Version,
+};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Disk operations kept in flight while opening.
@@ -106,15 +109,24 @@ enum Want {
     Space(u32),
     Window(u64),
     Later(u64),
-    Tail { at: usize, block: u32, record: usize },
+    Tail(usize),
+    Missing(u32),
+    Shard(ShardId, usize),
     Page(FragmentId),
     Flush,
 }
 
 struct Replayed {
-    record: Record,
+    record: LogRecord,
     payload_pos: u64,
     seq: u64,
+}
+
+/// Blocks of the last batch, with their checksums.
+struct TailBlocks {
+    fragment: FragmentId,
+    first: u32,
+    crcs: Vec<u32>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -163,6 +175,11 @@ pub struct Opening {
     /// Places in the log where a batch was cut short.
     wipe: Vec<u64>,
     pages: BTreeMap<FragmentId, Bytes>,
+    shard_parts: BTreeMap<ShardId, BTreeMap<usize, Bytes>>,
+    shards: BTreeMap<ShardId, ShardPage>,
+    /// Missing fragments by entry page: those pages may come later.
+    missing: BTreeMap<u32, Vec<(u8, Version)>>,
+    tail: Vec<TailBlocks>,
     /// Damage found so far, if opening goes on in spite of it.
     salvage: Option<Vec<String>>,
 }
@@ -195,6 +212,10 @@ impl Opening {
             torn: false,
             wipe: Vec::new(),
             pages: BTreeMap::new(),
+            shard_parts: BTreeMap::new(),
+            shards: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            tail: Vec::new(),
             salvage: None,
         };
         opening.read(Want::Super, Area::Data, 0, 3 * BLOCK_SIZE);
@@ -327,19 +348,25 @@ impl Opening {
             Want::Later(pos) => {
                 self.look_for_later(pos, &bytes).or_else(|error| self.damage(error))
             }
-            Want::Tail { at, block, record } => {
-                let Some(replayed) = self.records.get(record) else {
+            Want::Tail(which) => {
+                let Some(TailBlocks { fragment, first, crcs }) = self.tail.get(which) else {
                     return Ok(());
                 };
-                let Body::Write { crcs, .. } = &replayed.record.body else {
-                    return Ok(());
-                };
-                let crcs = &crcs[at..];
-                for (i, (bytes, crc)) in bytes.chunks(BLOCK_SIZE).zip(crcs).enumerate() {
-                    if block_crc(replayed.record.fragment, block + i as u32, bytes) != *crc {
-                        self.torn = true;
-                    }
+                let blocks = (*first..).zip(bytes.chunks(BLOCK_SIZE));
+                for ((block, bytes), crc) in blocks.zip(crcs) {
+                    self.torn |= block_crc(*fragment, block, bytes) != *crc;
                 }
+                Ok(())
+            }
+            Want::Missing(page) => match decode_missing(page, &bytes) {
+                Ok(missing) => {
+                    self.missing.insert(page, missing);
+                    Ok(())
+                }
+                Err(malformed) => self.damage(damaged(malformed)),
+            },
+            Want::Shard(shard, part) => {
+                self.shard_parts.entry(shard).or_default().insert(part, bytes);
                 Ok(())
             }
             Want::Page(id) => {
@@ -407,6 +434,15 @@ impl Opening {
             Step::Index => {
                 self.step = Step::Scan;
                 self.index.finish_adopting(self.root.entry_pages.len());
+                for (page, missing) in std::mem::take(&mut self.missing) {
+                    self.index.adopt_missing(page, &missing);
+                }
+                for (shard, parts) in std::mem::take(&mut self.shard_parts) {
+                    match ShardPage::decode(shard, parts.values().map(|part| &part[..])) {
+                        Ok(page) => drop(self.shards.insert(shard, page)),
+                        Err(malformed) => self.damage(damaged(malformed))?,
+                    }
+                }
                 self.scan = self.slot.replay;
                 self.ask_for_window()?;
             }
@@ -431,8 +467,10 @@ impl Opening {
             }
             Step::Flush => {
                 self.step = Step::Pages;
-                let touched: BTreeSet<FragmentId> =
-                    self.records.iter().map(|replayed| replayed.record.fragment).collect();
+                let records = self.records.iter();
+                let touched: BTreeSet<FragmentId> = records
+                    .filter_map(|replayed| Some(replayed.record.fragment()?.fragment))
+                    .collect();
                 for id in touched {
                     let page = self.index.get(id).map(|entry| entry.page).unwrap_or_default();
                     if page.count > 0 {
@@ -478,7 +516,22 @@ impl Opening {
         if self.slot.root_bytes > 0 {
             space.adopt_pages(self.root_run());
         }
+        for (_, page) in &self.root.missing_pages {
+            space.adopt_pages(PageRun { page: *page, count: 1 });
+        }
+        for run in self.root.shards.iter().flat_map(|(_, parts)| parts) {
+            space.adopt_pages(*run);
+        }
         self.space = Some(space);
+        for (number, page) in self.root.missing_pages.clone() {
+            let offset = page * BLOCK_SIZE as u64;
+            self.read(Want::Missing(number), Area::Data, offset, BLOCK_SIZE);
+        }
+        for (shard, parts) in self.root.shards.clone() {
+            for (part, run) in parts.into_iter().enumerate() {
+                self.read(Want::Shard(shard, part), Area::Data, run.offset(), run.bytes());
+            }
+        }
         let wanted = |pages: &[u64]| -> Vec<(u32, u64)> {
             (0..).zip(pages.iter().copied()).filter(|(_, page)| *page != 0).collect()
         };

@@ -1,6 +1,8 @@
 //! The path of a read: find the newest owner of each block, fetch what is not in memory, check
 //! every checksum, answer.
 
+mod chunks;
+
 use crate::checksum::block_crc;
 use crate::command::{Answer, BlockKind, CommandId, Effect, Piece};
 use crate::format::fragment_page::{self, FragmentPage};
@@ -10,6 +12,7 @@ use crate::io::{Area, DiskError, DiskOp};
 use crate::store::{Purpose, Store, out_of_range};
 use crate::write::chunk_masks;
 use bytes::Bytes;
+use chunks::Shape;
 use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Result, Vid};
 use std::collections::BTreeMap;
 
@@ -18,6 +21,7 @@ pub(crate) struct PendingRead {
     pub command: CommandId,
     fragment: FragmentId,
     pieces: Vec<Planned>,
+    shape: Shape,
     ops_left: u32,
     ticket: u64,
     failed: Option<Error>,
@@ -52,28 +56,7 @@ impl Store {
             return out.push(Effect::Reply(command, out_of_range()));
         }
         let pieces = self.plan(fragment, path, start, count);
-        let ops_left = pieces.iter().filter(|p| matches!(p, Planned::Fetch { .. })).count() as u32;
-        if ops_left == 0 {
-            let ready = pieces.into_iter().filter_map(|piece| match piece {
-                Planned::Ready(piece) => Some(piece),
-                Planned::Fetch { .. } => None,
-            });
-            return out.push(Effect::Reply(command, Ok(Answer::Data(ready.collect()))));
-        }
-        let read = self.next_read;
-        self.next_read += 1;
-        for (piece, planned) in pieces.iter().enumerate() {
-            if let Planned::Fetch { crcs, area, offset, .. } = planned {
-                let len = crcs.len() * BLOCK_SIZE;
-                let op = DiskOp::Read { area: *area, offset: *offset, len };
-                self.disk(Purpose::Read { read, piece }, op, out);
-            }
-        }
-        let ticket = self.tickets.begin();
-        self.reads.insert(
-            read,
-            PendingRead { command, fragment, pieces, ops_left, ticket, failed: None },
-        );
+        self.begin_read(command, fragment, pieces, Shape::Blocks, out);
     }
 
     pub(crate) fn run_map(
@@ -216,16 +199,7 @@ impl Store {
         self.tickets.end(pending.ticket);
         let answer = match pending.failed {
             Some(error) => Err(error),
-            None => Ok(Answer::Data(
-                pending
-                    .pieces
-                    .into_iter()
-                    .filter_map(|piece| match piece {
-                        Planned::Ready(piece) => Some(piece),
-                        Planned::Fetch { .. } => None,
-                    })
-                    .collect(),
-            )),
+            None => Ok(pending.shape.answer(ready(pending.pieces))),
         };
         out.push(Effect::Reply(pending.command, answer));
     }
@@ -328,6 +302,15 @@ fn locate<'a>(
                 + u64::from(slot) * BLOCK_SIZE as u64,
         },
     }
+}
+
+/// Pieces that are all there.
+fn ready(pieces: Vec<Planned>) -> Vec<Piece> {
+    let ready = pieces.into_iter().filter_map(|piece| match piece {
+        Planned::Ready(piece) => Some(piece),
+        Planned::Fetch { .. } => None,
+    });
+    ready.collect()
 }
 
 fn push_zeros(pieces: &mut Vec<Planned>, kind: BlockKind) {

@@ -15,13 +15,14 @@
 //!   else filled it must break no promise. A batch that would dirty more fragments than there are
 //!   pages for waits for a checkpoint, as it does for space in the log.
 
+use crate::format::batch::{Body, LogRecordRef};
 use crate::store::Store;
-use sheepdog_types::{BLOCK_SIZE, FragmentId};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, ShardId};
 use std::collections::BTreeSet;
 
 const BLOCK: u64 = BLOCK_SIZE as u64;
 /// Pages that a fragment which becomes dirty may cost: two of its own (one vid owns all of it),
-/// and the page of its entry.
+/// and the page of its entry. (One more if it is missing, which is not said of many.)
 const PAGES_PER_FRAGMENT: u64 = 3;
 /// For runs that do not fit where single pages are free, and allocation pages changed by claiming.
 const PAGES_MARGIN: u64 = 8;
@@ -103,7 +104,8 @@ impl Store {
     /// Pages that a checkpoint needs if it begins now.
     fn pages_needed(&self) -> u64 {
         let map = self.space.dirty_pages().len() as u64;
-        self.index.pages_needed() + map + u64::from(self.root.count.max(1)) + PAGES_MARGIN
+        let shards = self.shards.dirty_pages();
+        self.index.pages_needed() + shards + map + u64::from(self.root.count.max(1)) + PAGES_MARGIN
     }
 
     /// Whether a write that adds so many bytes may be admitted. One that adds none always has
@@ -112,34 +114,100 @@ impl Store {
         if self.short_of_space {
             return false;
         }
-        // One more fragment becomes dirty.
-        let pages = self.pages_needed() + PAGES_PER_FRAGMENT;
-        let pages = pages.saturating_sub(self.space.pages_at_hand()) * BLOCK;
-        adds == 0 || self.room() >= adds + pages + self.reserve_bytes()
+        adds == 0 || self.room() >= adds + self.bytes_for_pages() + self.reserve_bytes()
     }
 
-    /// Fragments that may become dirty before a checkpoint must have ended.
-    pub(crate) fn fragments_to_spare(&self) -> u64 {
+    /// Bytes of pages that a checkpoint may have to ask the host for: one more fragment becomes
+    /// dirty, and so do all shards.
+    fn bytes_for_pages(&self) -> u64 {
+        let shards = self.shards.pages().saturating_sub(self.shards.dirty_pages());
+        let pages = self.pages_needed() + shards + PAGES_PER_FRAGMENT;
+        pages.saturating_sub(self.space.pages_at_hand()) * BLOCK
+    }
+
+    /// As [`Store::has_room`], for what other replicas hold already: it may use half of what client
+    /// data may not, and leaves the rest to checkpoints.
+    pub(crate) fn has_room_for_recovery(&self, adds: u64) -> bool {
+        !self.short_of_space
+            && (adds == 0
+                || self.room() >= adds + self.bytes_for_pages() + self.reserve_bytes() / 2)
+    }
+
+    /// Whether so many bytes can be written to fresh places at once, and what is in the log still
+    /// comes home.
+    pub(crate) fn has_host_room(&self, bytes: u64) -> bool {
+        let taken = self.homeless_bytes() + self.pending_bytes;
+        bytes == 0 || self.host_room() >= bytes + taken + self.bytes_for_pages()
+    }
+
+    /// Pages that may be needed before a checkpoint must have ended.
+    pub(crate) fn pages_to_spare(&self) -> u64 {
         let pages = self.space.pages_at_hand() + self.room().min(self.host_room()) / BLOCK;
-        pages.saturating_sub(self.pages_needed()) / PAGES_PER_FRAGMENT
+        pages.saturating_sub(self.pages_needed())
     }
 
-    /// Whether a batch may dirty one fragment more than those in `batch`. A clean store may always
-    /// dirty one: else nothing would ever go on.
+    /// Whether a batch may take one record more than those that `batch` knows of. A clean store may
+    /// always take one: else nothing would ever go on.
     pub(crate) fn may_dirty(
         &self,
-        fragment: FragmentId,
-        batch: &mut BTreeSet<FragmentId>,
+        record: LogRecordRef<'_>,
+        batch: &mut Dirtied,
         spare: u64,
     ) -> bool {
-        if self.index.dirty().contains(&fragment) || batch.contains(&fragment) {
-            return true;
+        let mut clean = self.index.dirty().is_empty() && !self.shards.are_dirty();
+        let mut pages = 0;
+        let (mut fragment, mut entry_page, mut shard, mut missing) = (None, None, None, false);
+        match record {
+            LogRecordRef::Fragment(record) => {
+                let id = record.fragment;
+                if matches!(record.body, Body::Miss | Body::Forget) && self.index.get(id).is_some()
+                {
+                    // Its slot changes, and its page does not.
+                    clean &= !self.index.has_dirty_entry_pages();
+                    let page = self.index.clean_entry_page(id);
+                    entry_page = page.filter(|page| !batch.entry_pages.contains(page));
+                    pages += if entry_page.is_some() { 2 } else { 0 };
+                } else if !self.index.dirty().contains(&id) && !batch.fragments.contains(&id) {
+                    fragment = Some(id);
+                    pages += PAGES_PER_FRAGMENT;
+                }
+                // From now on there is a missing page to each entry page.
+                missing = matches!(record.body, Body::Miss)
+                    && !self.index.any_missing()
+                    && !batch.missing;
+                pages += if missing { 1 + self.index.dirty_entry_pages() as u64 } else { 0 };
+                let clean = |id: &ShardId| !self.shards.is_dirty(*id) && !batch.shards.contains(id);
+                shard = record.request.map(|(shard, _)| shard).filter(clean);
+                pages += shard.map_or(0, |shard| self.shards.pages_of(shard) + 1);
+            }
+            LogRecordRef::Shard(record) => {
+                let id = record.shard;
+                if !self.shards.is_dirty(id) && !batch.shards.contains(&id) {
+                    shard = Some(id);
+                    pages += self.shards.pages_of(id);
+                }
+                pages += (record.encoded_bytes() / BLOCK_SIZE) as u64 + 1;
+            }
         }
-        let first = batch.is_empty() && self.index.dirty().is_empty() && self.checkpoint.is_none();
-        if !first && batch.len() as u64 >= spare {
+        let first = batch.pages == 0 && clean && self.checkpoint.is_none();
+        if pages > 0 && !first && batch.pages + pages > spare {
             return false;
         }
-        batch.insert(fragment);
+        batch.fragments.extend(fragment);
+        batch.entry_pages.extend(entry_page);
+        batch.shards.extend(shard);
+        batch.missing |= missing;
+        batch.pages += pages;
         true
     }
+}
+
+/// What the records of a batch need of the next checkpoint.
+#[derive(Default)]
+pub(crate) struct Dirtied {
+    fragments: BTreeSet<FragmentId>,
+    entry_pages: BTreeSet<u32>,
+    shards: BTreeSet<ShardId>,
+    missing: bool,
+    pages: u64,
 }

@@ -5,7 +5,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointOp};
 use crate::command::{Answer, Command, CommandId, Effect, Input, ZeroKind};
-use crate::format::batch::Record;
+use crate::format::batch::LogRecordRef;
 use crate::format::index::PageRun;
 use crate::format::superblock::{LogPosition, Superblock};
 use crate::fragment::OwnerSummary;
@@ -13,10 +13,13 @@ use crate::group_commit::InFlightBatch;
 use crate::index::Index;
 use crate::io::{Completion, DiskError, DiskOp, OpId};
 use crate::read::PendingRead;
+use crate::shards::Shards;
 use crate::space::Space;
 use crate::tickets::Tickets;
-use crate::write::PendingWrite;
-use sheepdog_types::{Error, ErrorKind, FragmentId, Geometry, LineageId, Result, Version, Vid};
+use crate::write::{PendingShard, PendingWrite};
+use sheepdog_types::{
+    Error, ErrorKind, FragmentId, Geometry, LineageId, Result, ShardId, Version, Vid,
+};
 use std::collections::{BTreeMap, VecDeque};
 
 /// What the store may use. All in bytes unless said otherwise.
@@ -149,6 +152,11 @@ pub struct Store {
     pub(crate) log: Log,
     pub(crate) active: BTreeMap<FragmentId, Active>,
     pub(crate) writes: BTreeMap<u64, PendingWrite>,
+    /// Numbered together with `writes`.
+    pub(crate) shard_writes: BTreeMap<u64, PendingShard>,
+    /// Fragments with a fill that waits for a checkpoint to end, and how many had ended when it came.
+    pub(crate) space_wanted: BTreeMap<FragmentId, u64>,
+    pub(crate) shards: Shards,
     pub(crate) reads: BTreeMap<u64, PendingRead>,
     pub(crate) ops: BTreeMap<OpId, Purpose>,
     pub(crate) tickets: Tickets,
@@ -161,6 +169,9 @@ pub struct Store {
     /// Pages on disk of the installed index, by number.
     pub(crate) entry_pages: Vec<u64>,
     pub(crate) space_pages: Vec<u64>,
+    /// Of those entry pages that have one.
+    pub(crate) missing_pages: BTreeMap<u32, u64>,
+    pub(crate) shard_pages: BTreeMap<ShardId, Vec<PageRun>>,
     pub(crate) root: PageRun,
     /// Pages that no index in memory uses but the one on disk may.
     pub(crate) replaced_pages: Vec<PageRun>,
@@ -378,10 +389,9 @@ impl Store {
             return;
         }
         let Some(fragment) = command.fragment() else {
-            self.checkpoint_wanted.push(id);
-            return;
+            return self.run(id, command, out);
         };
-        let ready = self.index.is_ready(fragment);
+        let ready = self.is_ready_for(fragment, &command);
         let queued = self.must_wait(fragment, &command)
             || self.active.get(&fragment).is_some_and(|active| !active.waiting.is_empty());
         if ready && !queued {
@@ -396,14 +406,14 @@ impl Store {
 
     fn run(&mut self, id: CommandId, command: Command, out: &mut Vec<Effect>) {
         match command {
-            Command::Write { fragment, vid, version, start, data } => {
-                self.run_write(id, fragment, vid, version, start, data, out);
+            Command::Write { fragment, vid, version, start, data, request } => {
+                self.run_write(id, fragment, vid, version, start, data, request, out);
             }
-            Command::Zero { fragment, vid, version, start, count, kind } => {
-                self.run_zero(id, fragment, vid, version, (start, count), kind, out);
+            Command::Zero { fragment, vid, version, start, count, kind, request } => {
+                self.run_zero(id, fragment, vid, version, (start, count), kind, request, out);
             }
-            Command::DeleteVid { fragment, vid, version, forget } => {
-                self.run_delete(id, fragment, vid, version, forget, out);
+            Command::DeleteVid { fragment, vid, version, forget, request } => {
+                self.run_delete(id, fragment, vid, version, forget, request, out);
             }
             Command::Read { fragment, path, start, count } => {
                 self.run_read(id, fragment, &path, start, count, out);
@@ -413,7 +423,31 @@ impl Store {
                 out.push(Effect::Reply(id, answer));
             }
             Command::Checkpoint => self.checkpoint_wanted.push(id),
+            Command::Miss { fragment, needed } => self.run_miss(id, fragment, needed, out),
+            Command::Fill { fragment, at, chunks, last } => {
+                self.run_fill(id, fragment, at, chunks, last, out);
+            }
+            Command::Forget { fragment, head } => self.run_forget(id, fragment, head, out),
+            Command::Versions { fragment } => {
+                let answer = self.run_versions(fragment);
+                out.push(Effect::Reply(id, Ok(answer)));
+            }
+            Command::Chunks { fragment, have } => self.run_chunks(id, fragment, &have, out),
+            Command::Shard { shard, state, requests } => {
+                self.run_shard(id, shard, state, requests, out);
+            }
+            Command::DropRequests { shard, gateway } => {
+                self.run_drop_requests(id, shard, gateway, out);
+            }
+            Command::DropShard { shard } => self.run_drop_shard(id, shard, out),
         }
+    }
+
+    /// Whether a command can run without I/O for the fragment's page first. What changes nothing but
+    /// its slot needs no page.
+    fn is_ready_for(&self, fragment: FragmentId, command: &Command) -> bool {
+        matches!(command, Command::Miss { .. } | Command::Forget { .. })
+            || self.index.is_ready(fragment)
     }
 
     /// Runs commands of a fragment that waited, as far as they may.
@@ -425,9 +459,13 @@ impl Store {
             let Some((id, command)) = active.waiting.pop_front() else {
                 break;
             };
-            if !self.index.is_ready(fragment) || self.must_wait(fragment, &command) {
+            let ready = self.is_ready_for(fragment, &command);
+            if !ready || self.must_wait(fragment, &command) {
                 if let Some(active) = self.active.get_mut(&fragment) {
                     active.waiting.push_front((id, command));
+                }
+                if !ready {
+                    self.load_page(fragment, out);
                 }
                 return;
             }
@@ -446,6 +484,14 @@ impl Store {
             // A reservation looks at the chunk's present home and space.
             Command::Zero { kind: ZeroKind::Reserve, .. } => {
                 active.is_some_and(|active| active.unapplied > 0) || self.is_punching(fragment)
+            }
+            // What it does depends on what the fragment is.
+            Command::Miss { .. } | Command::Forget { .. } => {
+                active.is_some_and(|active| active.unapplied > 0)
+            }
+            Command::Fill { chunks, .. } => {
+                active.is_some_and(|active| active.unapplied > 0)
+                    || self.fill_must_wait(fragment, chunks)
             }
             // What it needs may be less than all of it.
             Command::Write { data, .. } => {
@@ -480,6 +526,7 @@ impl Store {
         let error = || Error::new(ErrorKind::Io, format!("the disk was given up: {why}"));
         let mut ids: Vec<CommandId> = Vec::new();
         ids.extend(self.writes.values().map(|w| w.command));
+        ids.extend(self.shard_writes.values().filter_map(|pending| pending.command));
         ids.extend(self.reads.values().map(|r| r.command));
         ids.extend(self.active.values().flat_map(|a| a.waiting.iter().map(|(id, _)| *id)));
         ids.append(&mut self.checkpoint_wanted);
@@ -488,6 +535,8 @@ impl Store {
         }
         out.extend(ids.into_iter().map(|id| Effect::Reply(id, Err(error()))));
         self.writes.clear();
+        self.shard_writes.clear();
+        self.space_wanted.clear();
         self.reads.clear();
         self.active.clear();
         self.ops.clear();
@@ -520,8 +569,14 @@ impl Store {
         self.fail(&format!("{what}: {}", error.text), out);
     }
 
-    pub(crate) fn record_prev(&self, record: &Record) -> Version {
-        self.index.get(record.fragment).map_or(Version::ZERO, |entry| entry.head)
+    /// A record in the log's queue, and the bytes of its payload.
+    pub(crate) fn queued(&self, id: u64) -> Option<(LogRecordRef<'_>, usize)> {
+        if let Some(write) = self.writes.get(&id) {
+            let payload = write.payload.iter().map(bytes::Bytes::len).sum();
+            return Some((LogRecordRef::Fragment(&write.record), payload));
+        }
+        let pending = self.shard_writes.get(&id)?;
+        Some((LogRecordRef::Shard(&pending.record), 0))
     }
 }
 

@@ -5,7 +5,9 @@
 //! and the data area is flushed together with the log before the batch counts as durable. A batch
 //! that was cut short by a crash is recognised by its checksums and was never acknowledged.
 
+mod fill;
 mod reserve;
+mod shard;
 
 use crate::checksum::block_crc;
 use crate::command::{Answer, CommandId, Effect};
@@ -15,7 +17,14 @@ use crate::io::{Area, DiskError, DiskErrorKind, DiskOp};
 use crate::space::UnitRun;
 use crate::store::{Purpose, Store, out_of_range};
 use bytes::Bytes;
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, Version, Vid};
+use sheepdog_types::{
+    BLOCK_SIZE, Error, ErrorKind, FragmentId, PageBuf, RequestId, ShardId, Version, Vid,
+};
+
+pub(crate) use shard::PendingShard;
+
+/// Whose request a write is.
+pub(crate) type Request = Option<(ShardId, RequestId)>;
 
 /// An admitted write until its batch is durable.
 pub(crate) struct PendingWrite {
@@ -75,6 +84,7 @@ impl Store {
         version: Version,
         start: u32,
         mut data: Vec<Bytes>,
+        request: Request,
         out: &mut Vec<Effect>,
     ) {
         let bytes: usize = data.iter().map(Bytes::len).sum();
@@ -82,6 +92,9 @@ impl Store {
         let whole = data.iter().all(|piece| piece.len().is_multiple_of(BLOCK_SIZE));
         if !whole || !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
+        }
+        if !self.takes(request) {
+            return out.push(Effect::Reply(command, Err(table_full())));
         }
         let need = self.adds(fragment, vid, start, count);
         if !self.has_room(need) {
@@ -130,13 +143,8 @@ impl Store {
             asked += self.ask(offset, len);
             self.disk(Purpose::Extent { write, offset, len }, op, out);
         }
-        let record = Record {
-            fragment,
-            vid,
-            version,
-            prev: Version::ZERO,
-            body: Body::Write { start, crcs, extents },
-        };
+        let body = Body::Write { vid, start, crcs, extents };
+        let record = self.record(fragment, version, request, body);
         self.admit(
             PendingWrite {
                 payload,
@@ -152,6 +160,7 @@ impl Store {
         );
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
     pub(crate) fn run_delete(
         &mut self,
         command: CommandId,
@@ -159,19 +168,19 @@ impl Store {
         vid: Vid,
         version: Version,
         forget: bool,
+        request: Request,
         out: &mut Vec<Effect>,
     ) {
+        if !self.takes(request) {
+            return out.push(Effect::Reply(command, Err(table_full())));
+        }
         let idle = self.active.get(&fragment).is_none_or(|active| active.unapplied == 0);
-        if idle && self.index.get(fragment).is_none() {
+        // Otherwise it leaves a tombstone, or an entry in a table.
+        let leaves_nothing = forget && request.is_none();
+        if idle && leaves_nothing && self.index.get(fragment).is_none() {
             return out.push(Effect::Reply(command, Ok(Answer::Done)));
         }
-        let record = Record {
-            fragment,
-            vid,
-            version,
-            prev: Version::ZERO,
-            body: Body::DeleteVid { forget },
-        };
+        let record = self.record(fragment, version, request, Body::DeleteVid { vid, forget });
         self.admit(PendingWrite::new(command, record), false);
     }
 
@@ -248,6 +257,25 @@ impl Store {
             let freed = FreedUnit { unit, backed: 0 };
             self.space.recycle(freed, self.log.durable, ticket);
         }
+    }
+
+    /// A record as it is admitted: whether the fragment is missing cannot change before it is applied,
+    /// the version before it is known when its batch is formed.
+    fn record(
+        &self,
+        fragment: FragmentId,
+        version: Version,
+        request: Request,
+        body: Body,
+    ) -> Record {
+        let missing = self.index.needed(fragment).is_some();
+        Record { fragment, version, prev: Version::ZERO, missing, request, body }
+    }
+
+    /// Whether the request's table has room for it.
+    fn takes(&self, request: Request) -> bool {
+        let others = self.writes.len();
+        request.is_none_or(|(shard, id)| self.shards.has_slot(shard, &id, others))
     }
 
     fn admit(&mut self, write: PendingWrite, exclusive: bool) {
@@ -345,6 +373,11 @@ impl Store {
 
 pub(crate) fn no_space() -> Error {
     ErrorKind::NoSpace.into()
+}
+
+fn table_full() -> Error {
+    let what = "the request table of the shard is full: gateways that are gone were not dropped";
+    Error::new(ErrorKind::Conflict, what)
 }
 
 /// Blocks `first..first + count` of pieces of whole blocks, without copies.

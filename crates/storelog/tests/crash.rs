@@ -10,6 +10,8 @@ mod faults;
 #[path = "crash/marks.rs"]
 mod marks;
 mod model;
+#[path = "crash/replica.rs"]
+mod replica;
 #[path = "crash/rot.rs"]
 mod rot;
 
@@ -58,5 +60,6 @@ fn crashes_anywhere_keep_acknowledged_writes_and_space() {
         assert!(total.crashes > 500 && total.kills > 100, "{total:?}");
         assert!(total.torn > 20 && total.replayed > 1000, "{total:?}");
         assert!(total.checkpoints > 300 && total.acked > 10_000 && total.reads > 5000, "{total:?}");
+        assert!(total.completed > 100 && total.conflicts > 500 && total.copied > 500, "{total:?}");
     }
 }

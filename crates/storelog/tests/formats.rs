@@ -3,17 +3,24 @@
 
 use proptest::prelude::*;
 use sheepdog_storelog::checksum::crc32c;
-use sheepdog_storelog::format::batch::{self, BatchHeader, Body, Placed, Record, ZeroKind};
+use sheepdog_storelog::format::batch::{
+    self, BatchHeader, Body, FilledChunk, FilledVid, LogRecord, LogRecordRef, Placed, Record,
+    RequestPart, ShardChange, ShardRecord, ZeroKind,
+};
 use sheepdog_storelog::format::codec::frame;
 use sheepdog_storelog::format::fragment_page;
 use sheepdog_storelog::format::index::{
     Owners, PageRun, Root, Slot, UNITS_PER_PAGE, decode_entries, decode_space, encode_entries,
     encode_space,
 };
+use sheepdog_storelog::format::shards::{ShardPage, decode_missing, encode_missing};
 use sheepdog_storelog::format::superblock::{CheckpointSlot, LogOwner, LogPosition};
 use sheepdog_storelog::fragment::{Fragment, OwnerSummary};
-use sheepdog_storelog::{LOG_ELSEWHERE, LOG_HAS_OWNER, Superblock};
-use sheepdog_types::{DiskId, FragmentId, Geometry, Interval, LineageId, Version, Vid};
+use sheepdog_storelog::{LOG_ELSEWHERE, LOG_HAS_OWNER, RequestEntry, Superblock};
+use sheepdog_types::{
+    DiskId, FragmentId, Geometry, Interval, LineageId, NodeId, Process, RequestId, ShardId,
+    Version, Vid,
+};
 
 const LOG_ID: u64 = 0x1122_3344_5566_7788;
 const ID: FragmentId = FragmentId { lineage: LineageId(7), number: 3 };
@@ -55,24 +62,93 @@ fn owner() -> LogOwner {
     superblock().log_owner(6)
 }
 
-fn records() -> Vec<Record> {
-    let record = |seq, vid, body| Record {
-        fragment: ID,
-        vid,
-        version: version(2, seq),
-        prev: version(2, seq - 1),
-        body,
-    };
+fn record(seq: u64, body: Body) -> Record {
+    let (version, prev) = (version(2, seq), version(2, seq - 1));
+    Record { fragment: ID, version, prev, missing: false, request: None, body }
+}
+
+fn records() -> Vec<LogRecord> {
     let placed = |chunk, unit| Placed { chunk, unit };
-    let write = Body::Write { start: 3, crcs: (100..106).collect(), extents: vec![placed(1, 50)] };
-    let zero = |kind, units| Body::Zero { start: 4, count: 8, kind, units };
-    vec![
-        record(5, VIDS[0], write),
-        record(6, VIDS[1], zero(ZeroKind::Remove, vec![])),
-        record(7, VIDS[0], zero(ZeroKind::Marker, vec![])),
-        record(8, VIDS[1], zero(ZeroKind::Reserve, vec![placed(1, 51), placed(2, 52)])),
-        record(9, VIDS[0], Body::DeleteVid { forget: true }),
+    let (crcs, extents) = ((100..106).collect(), vec![placed(1, 50)]);
+    let write = Body::Write { vid: VIDS[0], start: 3, crcs, extents };
+    let zero = |vid, kind, units| Body::Zero { vid, start: 4, count: 8, kind, units };
+    let units = vec![placed(1, 51), placed(2, 52)];
+    let records = [
+        record(5, write),
+        record(6, zero(VIDS[1], ZeroKind::Remove, vec![])),
+        record(7, zero(VIDS[0], ZeroKind::Marker, vec![])),
+        record(8, zero(VIDS[1], ZeroKind::Reserve, units)),
+        record(9, Body::DeleteVid { vid: VIDS[0], forget: true }),
+    ];
+    records.map(LogRecord::Fragment).into()
+}
+
+const SHARD: ShardId = ShardId { set: 3, number: 0x4321 };
+
+fn requests() -> Vec<(RequestId, RequestEntry)> {
+    let gateway = Process { node: NodeId(*b"node node node 1"), incarnation: 7 };
+    let request = |slot, seq| {
+        let entry = RequestEntry { seq, version: version(2, seq + 100), fragment: ID };
+        (RequestId { gateway, slot, seq }, entry)
+    };
+    vec![request(0, 5), request(255, 6)]
+}
+
+/// What is of the second version.
+fn records_2() -> Vec<LogRecord> {
+    let (id, _) = requests()[1];
+    let data = FilledVid {
+        vid: VIDS[0],
+        unit: Some(60),
+        data: 0b0011,
+        zero: 0b1100,
+        reserved: 0b1000,
+        crcs: vec![7, 8],
+    };
+    let zeros = FilledVid { vid: VIDS[1], unit: None, data: 0, zero: 1, reserved: 0, crcs: vec![] };
+    let chunks = vec![
+        FilledChunk { chunk: 1, version: version(2, 3), vids: vec![data, zeros] },
+        FilledChunk { chunk: 7, version: Version::ZERO, vids: vec![] },
+    ];
+    let delete = Body::DeleteVid { vid: VIDS[0], forget: false };
+    let marker =
+        Body::Zero { vid: VIDS[1], start: 1, count: 2, kind: ZeroKind::Marker, units: vec![] };
+    let mut records: Vec<LogRecord> = [
+        Record { request: Some((SHARD, id)), ..record(5, delete.clone()) },
+        record(6, Body::Miss),
+        Record { missing: true, ..record(7, marker) },
+        Record { missing: true, request: Some((SHARD, id)), ..record(8, delete) },
+        record(8, Body::Fill { chunks, last: true }),
+        record(8, Body::Forget),
     ]
+    .map(LogRecord::Fragment)
+    .into();
+    let part = |first| RequestPart { first, requests: requests() };
+    let state = bytes::Bytes::from_static(b"the state of a shard");
+    for change in [
+        ShardChange::Stage(part(true)),
+        ShardChange::State { state: state.clone(), requests: Some(part(false)) },
+        ShardChange::State { state, requests: None },
+        ShardChange::DropRequests(id.gateway),
+        ShardChange::Drop,
+    ] {
+        records.push(LogRecord::Shard(ShardRecord { shard: SHARD, change }));
+    }
+    records
+}
+
+fn encoded_batch_2() -> (BatchHeader, Vec<u8>) {
+    let header = BatchHeader { payload_bytes: 0, ..encoded_batch().0 };
+    batch::encode(header, records_2().iter(), 512)
+}
+
+fn shard_page() -> ShardPage {
+    let state = bytes::Bytes::from_static(b"the state of a shard");
+    ShardPage { state, requests: requests(), staged: requests()[..1].to_vec() }
+}
+
+fn missing() -> Vec<(u8, Version)> {
+    vec![(0, Version::ZERO), (62, version(5, 6))]
 }
 
 /// With two blocks of payload for the write's edges.
@@ -128,6 +204,16 @@ fn root() -> Root {
         unpunched: vec![11, 12],
         durable: 33,
         whole: vec![13, 14],
+        missing_pages: vec![],
+        shards: vec![],
+    }
+}
+
+fn root_4() -> Root {
+    Root {
+        missing_pages: vec![(0, 15), (2, 16)],
+        shards: vec![(SHARD, vec![PageRun { page: 20, count: 3 }, PageRun { page: 9, count: 1 }])],
+        ..root()
     }
 }
 
@@ -142,6 +228,10 @@ fn encoded() -> Vec<(&'static str, Vec<u8>)> {
         ("allocation_page", encode_space(UNITS_PER_PAGE, &words())),
         ("root", root().encode()),
         ("log_owner", owner().encode()),
+        ("batch_2", encoded_batch_2().1),
+        ("root_4", root_4().encode()),
+        ("shard_page", shard_page().encode(SHARD, 1).concat()),
+        ("missing_page", encode_missing(3, &missing())),
     ]
 }
 
@@ -156,6 +246,16 @@ fn decoded(name: &str, bytes: &[u8]) -> Option<bool> {
             let found = batch::decode(&header, bytes, geometry()).ok()?;
             Some(found == records() && header == encoded_batch().0)
         }
+        "batch_2" => {
+            let header = BatchHeader::peek(bytes, LOG_ID, 512).ok()?;
+            let found = batch::decode(&header, bytes, geometry()).ok()?;
+            Some(found == records_2() && header == encoded_batch_2().0)
+        }
+        "root_4" => Root::decode(9, bytes).ok().map(|r| r == root_4()),
+        "shard_page" => {
+            ShardPage::decode(SHARD, [bytes].into_iter()).ok().map(|page| page == shard_page())
+        }
+        "missing_page" => decode_missing(3, bytes).ok().map(|found| found == missing()),
         "fragment_page" => {
             let page = fragment_page::decode(ID, bytes, geometry()).ok()?;
             // Checksums of blocks without bytes are not kept, so it is compared as written.
@@ -203,6 +303,10 @@ fn structures_on_users_disks_do_not_change() {
         ("allocation_page", include_str!("samples/allocation_page.txt")),
         ("root", include_str!("samples/root.txt")),
         ("log_owner", include_str!("samples/log_owner.txt")),
+        ("batch_2", include_str!("samples/batch_2.txt")),
+        ("root_4", include_str!("samples/root_4.txt")),
+        ("shard_page", include_str!("samples/shard_page.txt")),
+        ("missing_page", include_str!("samples/missing_page.txt")),
     ];
     for ((name, bytes), (sample, text)) in encoded().into_iter().zip(samples) {
         assert_eq!(name, sample);
@@ -242,7 +346,7 @@ fn structures_of_former_versions_are_read() {
 
 #[test]
 fn only_a_whole_batch_can_be_of_a_newer_version() {
-    let (_, mut bytes) = encoded_batch();
+    let (_, mut bytes) = encoded_batch_2();
     bytes[4] += 1;
     let read = |bytes: &[u8]| {
         let header = BatchHeader::peek(bytes, LOG_ID, 512)?;
@@ -255,9 +359,62 @@ fn only_a_whole_batch_can_be_of_a_newer_version() {
     assert!(read(&bytes).is_err_and(|malformed| malformed.newer));
 }
 
+/// Older programs read what holds nothing that they do not know, and refuse the rest.
+#[test]
+fn the_lowest_version_that_says_it_is_written() {
+    let version = |bytes: &[u8]| u16::from_le_bytes([bytes[4], bytes[5]]);
+    assert_eq!((version(&encoded_batch().1), version(&encoded_batch_2().1)), (1, 2));
+    assert_eq!((version(&root().encode()), version(&root_4().encode())), (3, 4));
+    for record in &records_2() {
+        let records = records().into_iter().chain([record.clone()]).collect::<Vec<_>>();
+        let (header, mut bytes) = batch::encode(encoded_batch().0, records.iter(), 512);
+        let found = batch::decode(&header, &bytes, geometry());
+        assert_eq!(found.as_ref(), Ok(&records));
+        assert_eq!(version(&bytes), 2, "{record:?}");
+        // In a batch of the first version there is no such record.
+        bytes[4] = 1;
+        let bytes = with_right_checksum("batch", bytes);
+        let header = BatchHeader::peek(&bytes, LOG_ID, 512).expect("a header");
+        assert!(batch::decode(&header, &bytes, geometry()).is_err(), "{record:?}");
+    }
+}
+
+#[test]
+fn records_have_the_length_that_is_foretold() {
+    for record in records().iter().chain(&records_2()) {
+        let header = BatchHeader { payload_bytes: 0, ..encoded_batch().0 };
+        let (_, bytes) = batch::encode(header, [record].into_iter(), 1);
+        assert_eq!(bytes.len(), 64 + LogRecordRef::from(record).encoded_bytes(), "{record:?}");
+    }
+    assert_eq!(root_4().encode().len(), Root::encoded_bytes(3, 1, 4, (2, 1, 2)));
+    assert_eq!(root().encode().len(), Root::encoded_bytes(3, 1, 4, (0, 0, 0)));
+    let full: Vec<(u8, Version)> = (0..63).map(|slot| (slot, version(1, 1))).collect();
+    assert!(encode_missing(0, &full).len() <= 4096, "one page");
+}
+
+#[test]
+fn a_shard_of_any_length_is_written_in_parts() {
+    for len in [0, 4000, 4028, 4029, 8100, 8130, 8131, 60_000] {
+        let state = bytes::Bytes::from(vec![7; len]);
+        let page = ShardPage { state, ..shard_page() };
+        for per_unit in [1, 2, 16] {
+            let parts = page.encode(SHARD, per_unit);
+            let pages: Vec<u32> = parts.iter().map(|p| p.len().div_ceil(4096) as u32).collect();
+            assert_eq!(pages, ShardPage::parts(len, 3, per_unit), "{len} {per_unit}");
+            assert!(pages.iter().all(|pages| *pages <= per_unit));
+            let back = ShardPage::decode(SHARD, parts.iter().map(Vec::as_slice));
+            assert_eq!(back.as_ref(), Ok(&page));
+            if parts.len() > 1 {
+                assert!(ShardPage::decode(SHARD, parts.iter().rev().map(Vec::as_slice)).is_err());
+                assert!(ShardPage::decode(SHARD, parts[1..].iter().map(Vec::as_slice)).is_err());
+            }
+        }
+    }
+}
+
 #[test]
 fn a_newer_root_is_refused() {
-    let bytes = root().encode();
+    let bytes = root_4().encode();
     let version = u16::from_le_bytes([bytes[4], bytes[5]]);
     let magic = u32::from_le_bytes([0x54, 0x52, 0x44, 0x53]);
     let newer = frame(magic, version + 1, &bytes[16..]);
@@ -324,6 +481,10 @@ fn another_stores_structures_are_refused() {
     }
     assert!(decode_space(0, &encode_space(UNITS_PER_PAGE, &words())).is_err());
     assert!(Root::decode(8, &root().encode()).is_err());
+    let parts = shard_page().encode(SHARD, 1);
+    let parts = parts.iter().map(Vec::as_slice);
+    assert!(ShardPage::decode(ShardId { set: 2, ..SHARD }, parts).is_err());
+    assert!(decode_missing(2, &encode_missing(3, &missing())).is_err());
     let page = fragment_page::encode(ID, version(2, 3), 40, &fragment(), geometry());
     let other = FragmentId { number: 4, ..ID };
     assert!(fragment_page::decode(other, &page, geometry()).is_err());
@@ -331,7 +492,7 @@ fn another_stores_structures_are_refused() {
 
 /// Gives damaged bytes the checksum that makes them look whole.
 fn with_right_checksum(name: &str, mut bytes: Vec<u8>) -> Vec<u8> {
-    if name == "batch" {
+    if name.starts_with("batch") {
         bytes[48..52].fill(0);
         let crc = crc32c(&bytes);
         bytes[48..52].copy_from_slice(&crc.to_le_bytes());
@@ -353,7 +514,7 @@ proptest! {
     /// A program error or an attacker may write what has a checksum and makes no sense.
     #[test]
     fn senseless_structures_never_panic(
-        which in 0..8_usize,
+        which in 0..12_usize,
         changes in prop::collection::vec((any::<u16>(), any::<u8>()), 1..6),
         cut in prop::option::of(16..600_usize),
     ) {
@@ -363,7 +524,7 @@ proptest! {
             let at = 16 + usize::from(at) % (bytes.len() - 16).min(300);
             bytes[at] = value;
         }
-        if let Some(cut) = cut && name != "batch" {
+        if let Some(cut) = cut && !name.starts_with("batch") {
             bytes.truncate(cut);
         }
         decoded(name, &with_right_checksum(name, bytes));

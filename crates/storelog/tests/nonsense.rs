@@ -215,12 +215,13 @@ fn a_batch_that_names_what_is_outside_of_the_disk_is_not_dropped() {
     let fragment = FragmentId { lineage: LineageId(1), number: 1 };
     let version = Version { seq: 1, ..Version::ZERO };
     for unit in [9, 1 << 16, u32::MAX] {
-        let body =
-            Body::Write { start: 0, crcs: vec![0; 2], extents: vec![Placed { chunk: 0, unit }] };
         let vid = Vid::new(5).expect("vid");
-        let first = Record { fragment, vid, version, prev: Version::ZERO, body };
+        let extents = vec![Placed { chunk: 0, unit }];
+        let body = Body::Write { vid, start: 0, crcs: vec![0; 2], extents };
+        let (prev, missing, request) = (Version::ZERO, false, None);
+        let first = Record { fragment, version, prev, missing, request, body };
         // Its blocks count no more, so it does not look torn.
-        let second = Record { body: Body::DeleteVid { forget: false }, ..first.clone() };
+        let second = Record { body: Body::DeleteVid { vid, forget: false }, ..first.clone() };
         let mut disk = Disk::new();
         let (_, bytes) = batch::encode(first_batch(LOG_ID), [first, second].iter(), 512);
         disk.log[..bytes.len()].copy_from_slice(&bytes);
@@ -270,10 +271,11 @@ impl Disk {
     fn with_batch(mut self, log_id: u64) -> Self {
         let record = Record {
             fragment: FragmentId { lineage: LineageId(1), number: 1 },
-            vid: Vid::new(5).expect("vid"),
             version: Version { seq: 1, ..Version::ZERO },
             prev: Version::ZERO,
-            body: Body::DeleteVid { forget: false },
+            missing: false,
+            request: None,
+            body: Body::DeleteVid { vid: Vid::new(5).expect("vid"), forget: false },
         };
         let (_, bytes) = batch::encode(first_batch(log_id), [record].iter(), 512);
         self.log[..bytes.len()].copy_from_slice(&bytes);

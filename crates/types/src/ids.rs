@@ -90,12 +90,65 @@ pub struct Version {
 impl Version {
     /// The head of a fragment that was never written.
     pub const ZERO: Self = Self { interval: Interval(0), seq: 0 };
+    /// Of a chunk that was written while the rest of its bytes was missing: it says nothing of what
+    /// the chunk holds, so two of them are never the same (see [`Version::matches`]).
+    pub const UNKNOWN: Self = Self { interval: Interval(u64::MAX), seq: u64::MAX };
+
+    /// Whether chunks of these versions hold the same.
+    #[must_use]
+    pub fn matches(self, other: Self) -> bool {
+        self == other && self != Self::UNKNOWN
+    }
 }
 
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.interval.0, self.seq)
     }
+}
+
+/// One of the hash ranges of the fragments under one redundancy policy: the unit of ordering, peering
+/// and recovery.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ShardId {
+    /// The set of shards of one policy, numbered in the order in which policies came into use.
+    pub set: u16,
+    /// Which of them, below 2^b.
+    pub number: u32,
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:x}", self.set, self.number)
+    }
+}
+
+/// Names a node for ever, across restarts and changes of address. It does not enter any hash.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub [u8; 16]);
+
+/// One run of a node's process. Grows with each start; given by the registry, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Process {
+    /// Whose.
+    pub node: NodeId,
+    /// Which of its runs.
+    pub incarnation: u64,
+}
+
+/// Slots that one gateway may have in use in one shard.
+pub const GATEWAY_SLOTS: usize = 256;
+
+/// Names one request of a gateway to a shard, so that it is executed at most once however often it is
+/// sent. A slot is used again only when its request was answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId {
+    /// The gateway.
+    pub gateway: Process,
+    /// The lowest that was free.
+    pub slot: u8,
+    /// Grows with each request in the slot, from 1.
+    pub seq: u64,
 }
 
 /// A disk (one data path of a node), named for ever by the uuid in its superblock.
@@ -138,5 +191,12 @@ mod tests {
         assert!(v(1, u64::MAX) < v(2, 0));
         assert!(v(2, 1) < v(2, 2));
         assert!(Version::ZERO < v(1, 0));
+    }
+
+    #[test]
+    fn what_is_unknown_matches_nothing() {
+        assert!(Version::ZERO.matches(Version::ZERO));
+        assert!(!Version::ZERO.matches(Version::UNKNOWN));
+        assert!(!Version::UNKNOWN.matches(Version::UNKNOWN));
     }
 }

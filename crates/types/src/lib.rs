@@ -15,4 +15,7 @@ pub mod size;
 pub use buffer::PageBuf;
 pub use error::{Error, ErrorKind, Result};
 pub use geometry::{BLOCK_SIZE, Geometry};
-pub use ids::{DiskId, FragmentId, Interval, LineageId, Version, Vid};
+pub use ids::{
+    DiskId, FragmentId, GATEWAY_SLOTS, Interval, LineageId, NodeId, Process, RequestId, ShardId,
+    Version, Vid,
+};

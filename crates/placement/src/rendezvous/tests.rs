@@ -1,9 +1,9 @@
 //! The fast table of wanted disks against a slow one that does what the words say.
 
 use super::*;
-use crate::map::{ClusterMap, Disk, Node, NodeId, State};
+use crate::map::{ClusterMap, Disk, Node, State};
 use proptest::prelude::*;
-use sheepdog_types::DiskId;
+use sheepdog_types::{DiskId, NodeId};
 
 /// A map whose disk ids are small numbers, so that two maps have many in common.
 fn maps() -> impl Strategy<Value = ClusterMap> {

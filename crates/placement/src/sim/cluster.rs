@@ -1,7 +1,7 @@
 //! Made-up clusters and their histories, and what is measured of them.
 
-use crate::{ClusterMap, Disk, DiskLoad, Node, NodeId, Placement, State, movement};
-use sheepdog_types::DiskId;
+use crate::{ClusterMap, Disk, DiskLoad, Node, Placement, State, movement};
+use sheepdog_types::{DiskId, NodeId};
 
 /// A small generator of repeatable numbers.
 #[derive(Clone, Debug)]

@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 use prost::Message;
-use sheepdog_placement::{ClusterMap, Disk, Node, NodeId, Placement, Policy, State, shard_of};
+use sheepdog_placement::{ClusterMap, Disk, Node, Placement, Policy, State, shard_of};
 use sheepdog_types::limits::VNODES_DEFAULT;
-use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Interval, Result};
+use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Interval, NodeId, Result};
 
 /// Key of the one pack there is.
 pub const SHARDS_KEY: &str = "shard/all";

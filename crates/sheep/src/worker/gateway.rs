@@ -98,6 +98,7 @@ impl Gateway {
                     vid,
                     version,
                     forget: true,
+                    request: None,
                 })
             }))
             .await?;
@@ -188,7 +189,14 @@ impl Vdi {
     async fn write_blocks(&self, fragment: FragmentId, start: u32, data: Vec<Bytes>) -> Result<()> {
         let vid = self.view.vid;
         self.gateway
-            .order(fragment, |version| Command::Write { fragment, vid, version, start, data })
+            .order(fragment, |version| Command::Write {
+                fragment,
+                vid,
+                version,
+                start,
+                data,
+                request: None,
+            })
             .await?;
         Ok(())
     }
@@ -235,6 +243,7 @@ impl Vdi {
                 start,
                 count: end - start,
                 kind,
+                request: None,
             })
             .await?;
         Ok(())

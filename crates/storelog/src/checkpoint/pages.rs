@@ -5,6 +5,7 @@ use super::{Checkpoint, CheckpointOp};
 use crate::command::Effect;
 use crate::format::fragment_page;
 use crate::format::index::{PageRun, Root, UNITS_PER_PAGE, encode_entries, encode_space};
+use crate::format::shards::encode_missing;
 use crate::io::{Area, DiskOp};
 use crate::store::Store;
 use crate::write::PendingWrite;
@@ -93,6 +94,9 @@ impl Store {
             checkpoint.entry_pages.push((page, run));
             checkpoint.replaced.extend(installed_page(&self.entry_pages, page));
         }
+        if !self.claim_missing_pages(checkpoint) || !self.claim_shard_pages(checkpoint) {
+            return false;
+        }
         if self.root.count > 0 {
             checkpoint.replaced.push(self.root);
         }
@@ -108,6 +112,7 @@ impl Store {
                 + self.writes.values().flat_map(PendingWrite::units).count()
                 + emptied
                 + 64,
+            lists_after(self, checkpoint),
         );
         match self.space.claim_pages(bytes.div_ceil(BLOCK_SIZE) as u32) {
             Some(run) => checkpoint.root = run,
@@ -130,6 +135,47 @@ impl Store {
         true
     }
 
+    /// A page for each entry page that is written and has missing fragments.
+    fn claim_missing_pages(&mut self, checkpoint: &mut Checkpoint) -> bool {
+        for at in 0..checkpoint.entry_pages.len() {
+            let (page, _) = checkpoint.entry_pages[at];
+            let installed = self.missing_pages.get(&page).copied();
+            let run = if self.index.missing_of_page(page).is_empty() {
+                None
+            } else {
+                match self.space.claim_pages(1) {
+                    None => return false,
+                    run => run,
+                }
+            };
+            if run.is_some() || installed.is_some() {
+                checkpoint.missing_pages.push((page, run));
+            }
+            checkpoint.replaced.extend(installed.map(|page| PageRun { page, count: 1 }));
+        }
+        true
+    }
+
+    /// Pages for each shard that changed, if it is still there.
+    fn claim_shard_pages(&mut self, checkpoint: &mut Checkpoint) -> bool {
+        let mut dirty = self.shards.take_dirty();
+        while let Some(shard) = dirty.first().copied() {
+            let mut parts = Vec::new();
+            for pages in self.shards.parts_of(shard) {
+                let Some(run) = self.space.claim_pages(pages) else {
+                    checkpoint.shard_pages.push((shard, parts));
+                    dirty.into_iter().for_each(|shard| self.shards.mark_dirty(shard));
+                    return false;
+                };
+                parts.push(run);
+            }
+            dirty.remove(&shard);
+            checkpoint.shard_pages.push((shard, parts));
+            checkpoint.replaced.extend(self.shard_pages.get(&shard).into_iter().flatten());
+        }
+        true
+    }
+
     pub(super) fn lay_out_index(&mut self, checkpoint: &mut Checkpoint) -> Vec<(PageRun, Vec<u8>)> {
         let mut entry_pages = self.entry_pages.clone();
         entry_pages.resize(self.index.entry_pages(), 0);
@@ -142,6 +188,27 @@ impl Store {
         }
         for (page, run) in &checkpoint.space_pages {
             space_pages[*page as usize] = run.page;
+        }
+        let mut missing_pages = self.missing_pages.clone();
+        for (page, run) in &checkpoint.missing_pages {
+            match run {
+                Some(run) => {
+                    missing_pages.insert(*page, run.page);
+                    written.push((*run, encode_missing(*page, &self.index.missing_of_page(*page))));
+                }
+                None => drop(missing_pages.remove(page)),
+            }
+        }
+        let mut shards = self.shard_pages.clone();
+        let per_unit = self.geometry().blocks_per_chunk();
+        for (shard, parts) in &checkpoint.shard_pages {
+            let bytes = self.shards.page(*shard).encode(*shard, per_unit);
+            written.extend(parts.iter().copied().zip(bytes));
+            if parts.is_empty() {
+                shards.remove(shard);
+            } else {
+                shards.insert(*shard, parts.clone());
+            }
         }
         // On disk, recycled units and those emptied of pages are free already. Units of writes that
         // are not durable yet are free still: if they become durable, replay claims them.
@@ -158,12 +225,26 @@ impl Store {
             written.push((*run, encode_space(page * UNITS_PER_PAGE, &words)));
         }
         let units = (checkpoint.root.bytes()
-            - Root::encoded_bytes(entry_pages.len(), space_pages.len(), 0))
+            - Root::encoded_bytes(
+                entry_pages.len(),
+                space_pages.len(),
+                0,
+                (missing_pages.len(), shards.len(), shards.values().map(Vec::len).sum()),
+            ))
             / 4;
         whole.truncate(units);
         unpunched.truncate(units - whole.len());
         let (serial, durable) = (self.serial + 1, self.log.durable);
-        let root = Root { serial, entry_pages, space_pages, unpunched, durable, whole };
+        let root = Root {
+            serial,
+            entry_pages,
+            space_pages,
+            unpunched,
+            durable,
+            whole,
+            missing_pages: missing_pages.into_iter().collect(),
+            shards: shards.into_iter().collect(),
+        };
         let mut bytes = root.encode();
         // All that was claimed, used or not: opening must find the same pages in use, and that
         // they have their space.
@@ -172,6 +253,17 @@ impl Store {
         written.push((checkpoint.root, bytes));
         written
     }
+}
+
+/// Missing pages, shards and parts of shards that the root will name, at most.
+fn lists_after(store: &Store, checkpoint: &Checkpoint) -> (usize, usize, usize) {
+    let installed = store.shard_pages.values().map(Vec::len);
+    let parts = installed.chain(checkpoint.shard_pages.iter().map(|(_, parts)| parts.len()));
+    (
+        store.missing_pages.len() + checkpoint.missing_pages.len(),
+        store.shard_pages.len() + checkpoint.shard_pages.len(),
+        parts.sum(),
+    )
 }
 
 /// The page of the installed index that a new one replaces.

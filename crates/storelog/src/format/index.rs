@@ -3,8 +3,9 @@
 //! changed is written.
 
 use super::codec::{Malformed, Reader, Writer, frame, unframe, version};
+use super::shard_record::{decode_shard, encode_shard};
 use crate::fragment::OwnerSummary;
-use sheepdog_types::{BLOCK_SIZE, FragmentId, Interval, LineageId, Version, Vid};
+use sheepdog_types::{BLOCK_SIZE, FragmentId, Interval, LineageId, ShardId, Version, Vid};
 
 const ENTRY_MAGIC: u32 = 0x5344_4549; // "IEDS"
 const SPACE_MAGIC: u32 = 0x5344_4153; // "SADS"
@@ -79,6 +80,21 @@ pub enum Owners {
 impl Owners {
     /// No owner.
     pub const NONE: Self = Self::Few([None; OWNERS_IN_SLOT]);
+
+    /// Whether nobody owns a block. More owners than the slot has room for are taken to.
+    #[must_use]
+    pub fn own_nothing(&self) -> bool {
+        match self {
+            Self::Few(owners) => owners.iter().flatten().all(|owner| owner.occupancy == 0),
+            Self::Many { .. } => false,
+        }
+    }
+
+    /// Whether nobody holds anything.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::NONE
+    }
 
     /// As many as fit.
     #[must_use]
@@ -214,10 +230,16 @@ pub struct Root {
     /// Units that the host held whole for pages of the index: spare ones, and those of which some
     /// pages are free.
     pub whole: Vec<u32>,
+    /// Entry pages with missing fragments, ascending, and the page that tells which.
+    pub missing_pages: Vec<(u32, u64)>,
+    /// Shards, ascending, and the pages of their parts.
+    pub shards: Vec<(ShardId, Vec<PageRun>)>,
 }
 
-/// Version log of the root. 1: first. 2: the durable batch. 3: units held whole.
-const ROOT_VERSION: u16 = 3;
+/// Version log of the root. 1: first. 2: the durable batch. 3: units held whole. 4: missing
+/// fragments and shards; a root without any is written in the third version, so that older programs
+/// read it.
+const ROOT_VERSION: u16 = 4;
 
 impl Root {
     /// Any number of blocks.
@@ -239,13 +261,39 @@ impl Root {
         for unit in &self.whole {
             w.u32(*unit);
         }
+        if self.missing_pages.is_empty() && self.shards.is_empty() {
+            return frame(ROOT_MAGIC, 3, &w.bytes);
+        }
+        w.u32(self.missing_pages.len() as u32);
+        for (entry_page, page) in &self.missing_pages {
+            w.u32(*entry_page);
+            w.u64(*page);
+        }
+        w.u32(self.shards.len() as u32);
+        for (shard, parts) in &self.shards {
+            encode_shard(&mut w, *shard);
+            w.u32(parts.len() as u32);
+            for run in parts {
+                w.u64(run.pack());
+            }
+        }
         frame(ROOT_MAGIC, ROOT_VERSION, &w.bytes)
     }
 
-    /// Bytes that [`Root::encode`] gives; `units` are those of both lists.
+    /// Bytes that [`Root::encode`] gives; `units` are those of both lists, `lists` the missing
+    /// pages, the shards and all their parts.
     #[must_use]
-    pub const fn encoded_bytes(entry_pages: usize, space_pages: usize, units: usize) -> usize {
-        super::codec::FRAME_BYTES + 32 + (entry_pages + space_pages) * 8 + units * 4
+    pub const fn encoded_bytes(
+        entry_pages: usize,
+        space_pages: usize,
+        units: usize,
+        lists: (usize, usize, usize),
+    ) -> usize {
+        let lists = match lists {
+            (0, 0, _) => 0,
+            (missing_pages, shards, parts) => 8 + missing_pages * 12 + shards * 10 + parts * 8,
+        };
+        super::codec::FRAME_BYTES + 32 + (entry_pages + space_pages) * 8 + units * 4 + lists
     }
 
     /// # Errors
@@ -267,6 +315,20 @@ impl Root {
             whole: {
                 let whole = if version < 3 { 0 } else { r.u32()? };
                 (0..whole).map(|_| r.u32()).collect::<Result<_, _>>()?
+            },
+            missing_pages: {
+                let pages = if version < 4 { 0 } else { r.u32()? };
+                (0..pages).map(|_| Ok((r.u32()?, r.u64()?))).collect::<Result<_, _>>()?
+            },
+            shards: {
+                let shards = if version < 4 { 0 } else { r.u32()? };
+                (0..shards)
+                    .map(|_| {
+                        let (shard, parts) = (decode_shard(&mut r)?, r.u32()?);
+                        let parts = (0..parts).map(|_| r.u64().map(PageRun::unpack));
+                        Ok((shard, parts.collect::<Result<_, _>>()?))
+                    })
+                    .collect::<Result<_, _>>()?
             },
         })
     }

@@ -5,4 +5,7 @@ pub mod batch;
 pub mod codec;
 pub mod fragment_page;
 pub mod index;
+pub mod record;
+pub mod shard_record;
+pub mod shards;
 pub mod superblock;

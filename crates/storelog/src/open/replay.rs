@@ -1,7 +1,9 @@
 //! The last step of opening: a running store from the index on disk and the records of the log.
 
 use super::{OpenReport, Opening, Replayed};
+use crate::format::batch::LogRecord;
 use crate::format::index::PageRun;
+use crate::shards::Shards;
 use crate::store::{Log, Stats, Store};
 use crate::tickets::Tickets;
 use sheepdog_types::{Error, ErrorKind, FragmentId, Result};
@@ -27,6 +29,9 @@ impl Opening {
             },
             active: BTreeMap::new(),
             writes: BTreeMap::new(),
+            shard_writes: BTreeMap::new(),
+            space_wanted: BTreeMap::new(),
+            shards: Shards::new(superblock.geometry.blocks_per_chunk()),
             reads: BTreeMap::new(),
             ops: BTreeMap::new(),
             tickets: Tickets::default(),
@@ -36,6 +41,8 @@ impl Opening {
             mark: self.slot.mark,
             entry_pages: std::mem::take(&mut self.root.entry_pages),
             space_pages: std::mem::take(&mut self.root.space_pages),
+            missing_pages: std::mem::take(&mut self.root.missing_pages).into_iter().collect(),
+            shard_pages: std::mem::take(&mut self.root.shards).into_iter().collect(),
             root: if self.slot.root_bytes > 0 { self.root_run() } else { PageRun::default() },
             replaced_pages: Vec::new(),
             logged_bytes: 0,
@@ -61,6 +68,9 @@ impl Opening {
             next_read: 0,
             superblock,
         });
+        for (shard, page) in std::mem::take(&mut self.shards) {
+            store.shards.adopt(shard, page);
+        }
         let mut included: BTreeMap<FragmentId, u64> = BTreeMap::new();
         for (id, bytes) in std::mem::take(&mut self.pages) {
             match store.decode_page(id, Ok(bytes)) {
@@ -73,9 +83,32 @@ impl Opening {
         }
         let mut freed: BTreeSet<u32> = self.root.unpunched.iter().copied().collect();
         let mut seqs = BTreeSet::new();
+        // What the index on disk says of versions, and of shards, is as of the last batch that was
+        // durable when its root was written. Fragments without a slot there came to be since replay
+        // starts, so the records tell all of them.
+        let records = self.records.iter().filter_map(|replayed| replayed.record.fragment());
+        let mut known: BTreeSet<FragmentId> = records
+            .map(|record| record.fragment)
+            .filter(|fragment| store.index.get(*fragment).is_some())
+            .collect();
+        let mut newest = store.index.newest_of_all();
         for replayed in &self.records {
             seqs.insert(replayed.seq);
             let Replayed { record, payload_pos, seq } = replayed;
+            let is_new = *seq > self.root.durable;
+            let record = match record {
+                LogRecord::Fragment(record) => record,
+                LogRecord::Shard(record) => {
+                    if is_new {
+                        store.shards.apply(record.clone());
+                    }
+                    continue;
+                }
+            };
+            newest = newest.max(record.version);
+            if is_new {
+                store.note_request(record);
+            }
             if !store.index.is_ready(record.fragment) {
                 // Its page could not be read, which was told.
                 continue;
@@ -86,7 +119,10 @@ impl Opening {
             if included.get(&record.fragment).is_some_and(|batch| batch >= seq) {
                 store.replay_included(record, *payload_pos, *seq);
             } else {
-                store.replay(record, *payload_pos, *seq, &mut freed);
+                let settled = !is_new && known.contains(&record.fragment);
+                if store.replay(record, *payload_pos, *seq, settled, &mut freed) {
+                    known.remove(&record.fragment);
+                }
             }
         }
         // Records that pages include were not counted again, others may have freed what they had
@@ -105,9 +141,8 @@ impl Opening {
         if !self.records.is_empty() || store.space.recycled_units() > 0 {
             store.dirty_since = Some(0);
         }
-        let replayed = self.records.iter().map(|replayed| replayed.record.version);
         let report = OpenReport {
-            newest: replayed.fold(store.index.newest_head(), Ord::max).interval,
+            newest: newest.interval,
             fragments: store.index.count(),
             batches: seqs.len() as u64,
             records: self.records.len() as u64,

@@ -1,7 +1,7 @@
 //! Reading the log: batches from the replay position on, where they end, and whether the end is
 //! torn or rot.
 
-use super::{Opening, Replayed, WINDOW_BYTES, Want, damaged, not_ours, write_block};
+use super::{Opening, Replayed, TailBlocks, WINDOW_BYTES, Want, damaged, not_ours, write_block};
 use crate::format::batch::{self, BATCH_BYTES_MAX, BatchHeader, Body};
 use crate::format::codec::Malformed;
 use crate::format::superblock::{LogPosition, SLOT_OFFSETS, Superblock};
@@ -191,34 +191,52 @@ impl Opening {
         }
         let superblock = self.superblock()?.clone();
         let per_chunk = superblock.geometry.blocks_per_chunk();
-        let mut wanted = Vec::new();
+        let chunk_bytes = superblock.geometry.chunk_bytes();
+        let mut tail: Vec<(TailBlocks, Area, u64)> = Vec::new();
         let mut replaced: BTreeSet<(FragmentId, Vid, u32)> = BTreeSet::new();
         let mut deleted: BTreeSet<(FragmentId, Vid)> = BTreeSet::new();
-        for (record, Replayed { record: found, payload_pos, seq }) in
-            self.records.iter().enumerate().rev()
-        {
+        for Replayed { record: found, payload_pos, seq } in self.records.iter().rev() {
             if *seq != header.seq {
                 break;
             }
-            let owner = (found.fragment, found.vid);
-            let (start, count) = match &found.body {
-                Body::Write { start, crcs, .. } => (*start, crcs.len() as u32),
-                Body::Zero { start, count, .. } => (*start, *count),
-                Body::DeleteVid { .. } => {
-                    deleted.insert(owner);
+            let Some(found) = found.fragment() else {
+                continue;
+            };
+            let fragment = found.fragment;
+            let (vid, start, count) = match &found.body {
+                Body::Write { vid, start, crcs, .. } => (*vid, *start, crcs.len() as u32),
+                Body::Zero { vid, start, count, .. } => (*vid, *start, *count),
+                Body::DeleteVid { vid, .. } => {
+                    deleted.insert((fragment, *vid));
                     continue;
                 }
+                // It is alone of its fragment in the batch.
+                Body::Fill { chunks, .. } => {
+                    for filled in chunks {
+                        let first = u32::from(filled.chunk) * per_chunk;
+                        for vid in &filled.vids {
+                            let base = u64::from(vid.unit.unwrap_or_default()) * chunk_bytes;
+                            let mut crcs = vid.crcs.iter().copied();
+                            for (slot, blocks) in mask_runs(vid.data) {
+                                let crcs = crcs.by_ref().take(blocks as usize).collect();
+                                let blocks = TailBlocks { fragment, first: first + slot, crcs };
+                                let offset = base + u64::from(slot) * BLOCK_SIZE as u64;
+                                tail.push((blocks, Area::Data, offset));
+                            }
+                        }
+                    }
+                    continue;
+                }
+                Body::Miss | Body::Forget => continue,
             };
             let mut pos = *payload_pos;
             for (chunk, mask) in crate::write::chunk_masks(start, count, per_chunk) {
-                let Body::Write { extents, .. } = &found.body else {
+                let Body::Write { crcs, extents, .. } = &found.body else {
                     break;
                 };
                 let first = u32::from(chunk) * per_chunk;
                 let (area, base) = match extents.iter().find(|placed| placed.chunk == chunk) {
-                    Some(placed) => {
-                        (Area::Data, u64::from(placed.unit) * superblock.geometry.chunk_bytes())
-                    }
+                    Some(placed) => (Area::Data, u64::from(placed.unit) * chunk_bytes),
                     None => {
                         let bytes = u64::from(mask.count_ones()) * BLOCK_SIZE as u64;
                         let skipped = u64::from(mask.trailing_zeros()) * BLOCK_SIZE as u64;
@@ -230,22 +248,25 @@ impl Opening {
                 let visible = (0..per_chunk).filter(|slot| mask & (1 << slot) != 0).fold(
                     0,
                     |visible, slot| {
-                        let key = (owner.0, owner.1, first + slot);
-                        let gone = deleted.contains(&owner) || replaced.contains(&key);
+                        let key = (fragment, vid, first + slot);
+                        let gone = deleted.contains(&(fragment, vid)) || replaced.contains(&key);
                         visible | (u16::from(!gone) << slot)
                     },
                 );
                 for (slot, blocks) in mask_runs(visible) {
                     let block = first + slot;
-                    let want = Want::Tail { at: (block - start) as usize, block, record };
+                    let at = (block - start) as usize;
+                    let crcs = crcs[at..at + blocks as usize].to_vec();
                     let offset = base.wrapping_add(u64::from(slot) * BLOCK_SIZE as u64);
-                    wanted.push((want, area, offset, blocks as usize * BLOCK_SIZE));
+                    tail.push((TailBlocks { fragment, first: block, crcs }, area, offset));
                 }
             }
-            replaced.extend((start..start + count).map(|block| (owner.0, owner.1, block)));
+            replaced.extend((start..start + count).map(|block| (fragment, vid, block)));
         }
-        for (want, area, offset, len) in wanted {
-            self.read(want, area, offset, len);
+        for (blocks, area, offset) in tail {
+            let len = blocks.crcs.len() * BLOCK_SIZE;
+            self.read(Want::Tail(self.tail.len()), area, offset, len);
+            self.tail.push(blocks);
         }
         Ok(())
     }

@@ -18,14 +18,25 @@ impl Opening {
     /// the disk, or keep books of units that cannot be.
     pub(super) fn check_root(&self, root: &Root) -> std::result::Result<(), Malformed> {
         const WHAT: &str = "root";
-        let pages = root.entry_pages.iter().chain(&root.space_pages);
-        let mut runs = pages.map(|page| PageRun { page: *page, count: 1 });
+        let missing = root.missing_pages.iter().map(|(_, page)| page);
+        let pages = root.entry_pages.iter().chain(&root.space_pages).chain(missing);
+        let runs = pages.map(|page| PageRun { page: *page, count: 1 });
+        let mut runs = runs.chain(root.shards.iter().flat_map(|(_, parts)| parts).copied());
         let units_max = self.limits.units_max;
         if runs.any(|run| !self.is_inside(run).unwrap_or_default())
             || root.space_pages.len() > units_max.div_ceil(UNITS_PER_PAGE) as usize
             || root.unpunched.iter().chain(&root.whole).any(|unit| *unit >= units_max)
         {
             return Err(Malformed::new(WHAT, "it names what is outside of the disk"));
+        }
+        let entry_pages = root.entry_pages.len();
+        if !root.missing_pages.is_sorted_by(|a, b| a.0 < b.0)
+            || !root.shards.is_sorted_by(|a, b| a.0 < b.0)
+            || root.missing_pages.iter().any(|(page, _)| *page as usize >= entry_pages)
+            || root.shards.iter().any(|(_, parts)| parts.is_empty())
+            || root.shards.iter().flat_map(|(_, parts)| parts).any(|run| run.count == 0)
+        {
+            return Err(Malformed::new(WHAT, "missing pages or shards that cannot be"));
         }
         let unpunched: BTreeSet<u32> = root.unpunched.iter().copied().collect();
         let mut whole = BTreeSet::new();
@@ -64,7 +75,8 @@ impl Opening {
     /// The first batch of the log that names a unit at or behind that one, and the unit.
     fn named_behind(&self, units: u32) -> Option<(u64, u32)> {
         self.records.iter().find_map(|replayed| {
-            let mut named = replayed.record.placed().iter().map(|placed| placed.unit);
+            let homes = replayed.record.fragment()?.homes();
+            let mut named = homes.iter().map(|(_, placed)| placed.unit);
             Some((replayed.seq, named.find(|unit| *unit >= units)?))
         })
     }

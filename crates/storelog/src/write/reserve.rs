@@ -2,9 +2,9 @@
 //! is what the record names, and the chunk's home from then on: nothing else may become it while
 //! the reservation is on its way.
 
-use super::{PendingWrite, chunk_masks, mask_runs, no_space};
+use super::{PendingWrite, Request, chunk_masks, mask_runs, no_space, table_full};
 use crate::command::{CommandId, Effect, ZeroKind};
-use crate::format::batch::{Body, Placed, Record};
+use crate::format::batch::{Body, Placed};
 use crate::io::DiskOp;
 use crate::store::{Purpose, Store, out_of_range};
 use sheepdog_types::{BLOCK_SIZE, FragmentId, Version, Vid};
@@ -19,18 +19,17 @@ impl Store {
         version: Version,
         (start, count): (u32, u32),
         kind: ZeroKind,
+        request: Request,
         out: &mut Vec<Effect>,
     ) {
         if !self.in_fragment(start, count) {
             return out.push(Effect::Reply(command, out_of_range()));
         }
-        let record = Record {
-            fragment,
-            vid,
-            version,
-            prev: Version::ZERO,
-            body: Body::Zero { start, count, kind, units: Vec::new() },
-        };
+        if !self.takes(request) {
+            return out.push(Effect::Reply(command, Err(table_full())));
+        }
+        let body = Body::Zero { vid, start, count, kind, units: Vec::new() };
+        let record = self.record(fragment, version, request, body);
         let mut write = PendingWrite::new(command, record);
         let exclusive = kind == ZeroKind::Reserve;
         if exclusive && !self.plan_reservation(&mut write, out) {
@@ -43,11 +42,11 @@ impl Store {
     /// space get it. Nothing else of the fragment is on its way, so what is seen now holds when
     /// the record is applied.
     fn plan_reservation(&mut self, write: &mut PendingWrite, out: &mut Vec<Effect>) -> bool {
-        let Body::Zero { start, count, units, .. } = &mut write.record.body else {
+        let fragment = write.record.fragment;
+        let Body::Zero { vid, start, count, units, .. } = &mut write.record.body else {
             return false;
         };
-        let (start, count) = (*start, *count);
-        let (fragment, vid) = (write.record.fragment, write.record.vid);
+        let (vid, start, count) = (*vid, *start, *count);
         write.need = self.adds(fragment, vid, start, count);
         if !self.has_room(write.need) {
             return false;
@@ -103,10 +102,11 @@ impl Store {
             return None;
         }
         self.writes.values_mut().find_map(|write| {
-            let Body::Zero { kind: ZeroKind::Reserve, units, .. } = &write.record.body else {
+            let Body::Zero { vid: owner, kind: ZeroKind::Reserve, units, .. } = &write.record.body
+            else {
                 return None;
             };
-            if (write.record.fragment, write.record.vid) != (id, vid) {
+            if (write.record.fragment, *owner) != (id, vid) {
                 return None;
             }
             let unit = units.iter().find(|placed| placed.chunk == chunk)?.unit;
@@ -120,7 +120,7 @@ impl Store {
     /// A reservation that was refused may have got some of its space in units that stay.
     pub(crate) fn release_reservation(&mut self, write: &PendingWrite) {
         let record = &write.record;
-        let Body::Zero { kind: ZeroKind::Reserve, units, .. } = &record.body else {
+        let Body::Zero { vid, kind: ZeroKind::Reserve, units, .. } = &record.body else {
             return;
         };
         let chunk_of = |unit| units.iter().find(|placed| placed.unit == unit).map(|p| p.chunk);
@@ -128,12 +128,12 @@ impl Store {
             let fragment = &mut loaded.fragment;
             for (unit, mask) in &write.given {
                 if let Some(chunk) = chunk_of(*unit) {
-                    fragment.set_backed(record.vid, chunk, *unit, *mask);
+                    fragment.set_backed(*vid, chunk, *unit, *mask);
                 }
             }
             for (unit, mask) in &write.doubtful {
                 if let Some(chunk) = chunk_of(*unit) {
-                    fragment.add_doubtful(record.vid, chunk, *unit, *mask);
+                    fragment.add_doubtful(*vid, chunk, *unit, *mask);
                 }
             }
         });

@@ -98,7 +98,7 @@ fn a_full_host_refuses_writes_early_and_never_deletes() {
 #[test]
 fn a_full_device_refuses_writes_early_and_never_deletes() {
     work_in_little_space(|run| {
-        let units = 80 + run.rng.below(200) + 4 * run.fragments;
+        let units = 60 + run.rng.below(150) + 3 * run.fragments;
         run.on_device(units as u32);
     });
 }

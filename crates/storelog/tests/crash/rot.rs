@@ -11,7 +11,7 @@ use crate::model::run::Run;
 use crate::model::verify::{Looked, Outcome};
 use crate::seeds;
 use sheepdog_storelog::Command;
-use sheepdog_storelog::format::batch::{self, BatchHeader, Body, Record};
+use sheepdog_storelog::format::batch::{self, BatchHeader, Body, LogRecord};
 use sheepdog_storelog::format::index::Root;
 use sheepdog_storelog::format::superblock::{CheckpointSlot, SLOT_OFFSETS};
 use sheepdog_storelog::io::Area;
@@ -25,7 +25,7 @@ const SECTOR: u64 = 512;
 struct Batch {
     header: BatchHeader,
     offset: u64,
-    records: Vec<Record>,
+    records: Vec<LogRecord>,
 }
 
 impl Batch {
@@ -88,7 +88,8 @@ impl Rest {
     /// What is lost of each fragment if the last batch is taken for a torn one.
     fn in_last(&self) -> BTreeMap<FragmentId, usize> {
         let mut counts = BTreeMap::new();
-        for record in self.last().into_iter().flat_map(|last| &last.records) {
+        let records = self.last().into_iter().flat_map(|last| &last.records);
+        for record in records.filter_map(LogRecord::fragment) {
             *counts.entry(record.fragment).or_default() += 1;
         }
         counts
@@ -102,11 +103,10 @@ impl Rest {
         let chunk_bytes = self.run.superblock.geometry.chunk_bytes();
         match area {
             Area::Log => last.head().contains(&byte) || last.payload().contains(&byte),
-            Area::Data => last.records.iter().any(|record| match &record.body {
-                Body::Write { extents, .. } => {
-                    extents.iter().any(|placed| u64::from(placed.unit) == byte / chunk_bytes)
-                }
-                _ => false,
+            Area::Data => last.records.iter().filter_map(LogRecord::fragment).any(|record| {
+                let is_here = |unit: u32| u64::from(unit) == byte / chunk_bytes;
+                !matches!(record.body, Body::Zero { .. })
+                    && record.homes().iter().any(|(_, placed)| is_here(placed.unit))
             }),
         }
     }

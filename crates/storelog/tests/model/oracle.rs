@@ -1,9 +1,9 @@
 //! What a fragment may hold: every write in order, and which of them must have happened. Slow and
 //! obvious.
 
-use sheepdog_storelog::{Command, Piece, ZeroKind};
+use sheepdog_storelog::{ChunkCopy, Command, Held, Piece, ZeroKind};
 use sheepdog_types::{BLOCK_SIZE, FragmentId, Version, Vid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One block of one vid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,11 +27,174 @@ pub enum Seen {
 
 pub type State = BTreeMap<(Vid, u32), Block>;
 
+/// All that a fragment is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Content {
+    /// It is in the index.
+    pub exists: bool,
+    pub blocks: State,
+    pub head: Version,
+    pub needed: Option<Version>,
+    /// Those that are not zero.
+    pub versions: BTreeMap<u8, Version>,
+}
+
+/// All of a chunk, as a fill brings it.
+#[derive(Clone, Debug)]
+pub struct FilledChunk {
+    pub chunk: u8,
+    pub version: Version,
+    pub blocks: Vec<(Vid, u32, Block)>,
+}
+
 #[derive(Clone, Debug)]
 enum Change {
     Write { vid: Vid, start: u32, count: u32, stamp: u64 },
     Zero { vid: Vid, start: u32, count: u32, becomes: Option<Block> },
-    Delete { vid: Vid },
+    Delete { vid: Vid, forget: bool },
+    Miss,
+    Fill { chunks: Vec<FilledChunk>, last: bool },
+    Forget,
+}
+
+impl Content {
+    /// Whether a fill or a forgetting is one that must be refused.
+    fn conflicts(&self, change: &Change, version: Version, per_chunk: u32) -> bool {
+        match change {
+            Change::Fill { .. } if self.needed != Some(version) => true,
+            Change::Fill { chunks, last: true } => {
+                let mut after = self.clone();
+                after.fill(chunks, per_chunk);
+                if version == Version::ZERO {
+                    !after.blocks.is_empty()
+                } else {
+                    after.versions.values().any(|version| *version == Version::UNKNOWN)
+                }
+            }
+            Change::Forget => {
+                !self.exists
+                    || self.needed.is_some()
+                    || self.head != version
+                    || !self.blocks.is_empty()
+            }
+            _ => false,
+        }
+    }
+
+    fn fill(&mut self, chunks: &[FilledChunk], per_chunk: u32) {
+        for filled in chunks {
+            let first = u32::from(filled.chunk) * per_chunk;
+            self.blocks.retain(|(_, block), _| !(first..first + per_chunk).contains(block));
+            self.blocks.extend(filled.blocks.iter().map(|(vid, block, is)| ((*vid, *block), *is)));
+            self.set_version(filled.chunk, filled.version);
+        }
+    }
+
+    fn set_version(&mut self, chunk: u8, version: Version) {
+        if version == Version::ZERO {
+            self.versions.remove(&chunk);
+        } else {
+            self.versions.insert(chunk, version);
+        }
+    }
+
+    fn apply(&mut self, change: &Change, version: Version, per_chunk: u32) {
+        if self.conflicts(change, version, per_chunk) {
+            return;
+        }
+        let missing = self.needed.is_some();
+        let mut touched = BTreeSet::new();
+        match change {
+            Change::Write { vid, start, count, stamp } => {
+                for block in *start..start + count {
+                    self.blocks.insert((*vid, block), Block::Data(*stamp));
+                    touched.insert(block / per_chunk);
+                }
+            }
+            Change::Zero { vid, start, count, becomes } => {
+                for block in *start..start + count {
+                    match becomes {
+                        Some(becomes) => self.blocks.insert((*vid, block), *becomes),
+                        None => self.blocks.remove(&(*vid, block)),
+                    };
+                    touched.insert(block / per_chunk);
+                }
+            }
+            Change::Delete { vid, forget } => {
+                self.blocks.retain(|(owner, block), _| {
+                    if owner == vid {
+                        touched.insert(*block / per_chunk);
+                    }
+                    owner != vid
+                });
+                if *forget && !missing && self.blocks.is_empty() {
+                    *self = Self::default();
+                    return;
+                }
+            }
+            Change::Miss => {
+                self.exists = true;
+                self.needed = Some(version);
+                return;
+            }
+            Change::Fill { chunks, last } => {
+                self.fill(chunks, per_chunk);
+                if *last && version == Version::ZERO {
+                    *self = Self::default();
+                } else if *last {
+                    (self.head, self.needed) = (version, None);
+                }
+                return;
+            }
+            Change::Forget => {
+                *self = Self::default();
+                return;
+            }
+        }
+        self.exists = true;
+        for chunk in touched {
+            self.set_version(chunk as u8, if missing { Version::UNKNOWN } else { version });
+        }
+        if missing {
+            self.needed = Some(version);
+        } else {
+            self.head = version;
+        }
+    }
+
+    pub fn version_of(&self, chunk: u8) -> Version {
+        self.versions.get(&chunk).copied().unwrap_or(Version::ZERO)
+    }
+
+    /// What vids own in a chunk.
+    pub fn owned_in(&self, chunk: u8, per_chunk: u32) -> BTreeMap<Vid, Vec<Seen>> {
+        let first = u32::from(chunk) * per_chunk;
+        let mut owned: BTreeMap<Vid, Vec<Seen>> = BTreeMap::new();
+        for ((vid, block), is) in &self.blocks {
+            if (first..first + per_chunk).contains(block) {
+                let holes = || vec![Seen::Hole; per_chunk as usize];
+                owned.entry(*vid).or_insert_with(holes)[(block - first) as usize] = (*is).into();
+            }
+        }
+        owned
+    }
+
+    fn shows(&self, path: &[Vid], start: u32, seen: &[Seen]) -> bool {
+        seen.iter().zip(start..).all(|(seen, block)| {
+            let expected = path.iter().find_map(|vid| self.blocks.get(&(*vid, block)));
+            *seen == expected.map_or(Seen::Hole, |is| (*is).into())
+        })
+    }
+}
+
+impl From<Block> for Seen {
+    fn from(block: Block) -> Self {
+        match block {
+            Block::Data(stamp) => Self::Data(stamp),
+            Block::Zero => Self::Zero,
+            Block::Reserved => Self::Reserved,
+        }
+    }
 }
 
 /// A change as it was asked for.
@@ -43,11 +206,10 @@ struct Asked {
 }
 
 /// All that happened to a fragment since its state was last certain.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct History {
-    base: State,
-    /// The version that it has then, unless its last change was a deletion.
-    base_head: Option<Version>,
+    base: Content,
+    per_chunk: u32,
     changes: Vec<Asked>,
 }
 
@@ -62,6 +224,10 @@ pub enum Status {
 }
 
 impl History {
+    pub fn new(per_chunk: u32) -> Self {
+        Self { base: Content::default(), per_chunk, changes: Vec::new() }
+    }
+
     /// That many changes at the start are acknowledged or refused.
     pub fn acked(&self) -> usize {
         self.changes.iter().take_while(|asked| asked.status != Status::Open).count()
@@ -74,6 +240,19 @@ impl History {
 
     pub fn submitted(&self) -> usize {
         self.changes.len()
+    }
+
+    /// Whether the `index`-th change had to be refused as one that does not fit. It was answered
+    /// when all before it were.
+    pub fn had_to_conflict(&self, index: usize) -> bool {
+        assert!(self.acked() >= index, "answered before those it depends on");
+        let Asked { change, version, .. } = &self.changes[index];
+        self.content(index).conflicts(change, *version, self.per_chunk)
+    }
+
+    /// Whether the `index`-th change, which is no write, may be refused for want of space.
+    pub fn may_lack_space(&self, index: usize) -> bool {
+        matches!(self.changes[index].change, Change::Miss) && !self.content(index).exists
     }
 
     pub fn push(&mut self, command: &Command, stamp: u64) {
@@ -91,35 +270,51 @@ impl History {
                 };
                 (version, Change::Zero { vid: *vid, start: *start, count: *count, becomes })
             }
-            Command::DeleteVid { vid, version, .. } => (version, Change::Delete { vid: *vid }),
-            _ => panic!("not a write"),
+            Command::DeleteVid { vid, version, forget, .. } => {
+                (version, Change::Delete { vid: *vid, forget: *forget })
+            }
+            Command::Miss { needed, .. } => (needed, Change::Miss),
+            Command::Fill { fragment, at, chunks, last } => {
+                let chunks = chunks.iter().map(|copy| self.filled(*fragment, copy)).collect();
+                (at, Change::Fill { chunks, last: *last })
+            }
+            Command::Forget { head, .. } => (head, Change::Forget),
+            _ => panic!("not a change"),
         };
         self.changes.push(Asked { change, version: *version, status: Status::Open });
     }
 
-    /// The state after the first `prefix` changes.
-    fn state(&self, prefix: usize) -> State {
-        let mut state = self.base.clone();
-        for asked in &self.changes[..prefix] {
-            match &asked.change {
-                _ if asked.status == Status::Refused => {}
-                Change::Write { vid, start, count, stamp } => {
-                    for block in *start..start + count {
-                        state.insert((*vid, block), Block::Data(*stamp));
-                    }
-                }
-                Change::Zero { vid, start, count, becomes } => {
-                    for block in *start..start + count {
-                        match becomes {
-                            Some(becomes) => state.insert((*vid, block), *becomes),
-                            None => state.remove(&(*vid, block)),
-                        };
-                    }
-                }
-                Change::Delete { vid } => state.retain(|(owner, _), _| owner != vid),
+    fn filled(&self, fragment: FragmentId, copy: &ChunkCopy) -> FilledChunk {
+        let first = u32::from(copy.chunk) * self.per_chunk;
+        let mut blocks = Vec::new();
+        for (vid, pieces) in &copy.vids {
+            for (seen, block) in seen(fragment, first, pieces).into_iter().zip(first..) {
+                let is = match seen {
+                    Seen::Data(stamp) => Block::Data(stamp),
+                    Seen::Zero => Block::Zero,
+                    Seen::Reserved => Block::Reserved,
+                    Seen::Hole => continue,
+                };
+                blocks.push((*vid, block, is));
             }
         }
-        state
+        FilledChunk { chunk: copy.chunk, version: copy.version, blocks }
+    }
+
+    /// What the fragment is after the first `prefix` changes.
+    pub fn content(&self, prefix: usize) -> Content {
+        let mut content = self.base.clone();
+        for asked in &self.changes[..prefix] {
+            if asked.status != Status::Refused {
+                content.apply(&asked.change, asked.version, self.per_chunk);
+            }
+        }
+        content
+    }
+
+    /// What it will be, if nothing is refused.
+    pub fn latest(&self) -> Content {
+        self.content(self.changes.len())
     }
 
     /// Whether some prefix at or after `from` shows these blocks.
@@ -129,53 +324,39 @@ impl History {
 
     /// Whether exactly the first `prefix` changes show these blocks.
     pub fn shows(&self, prefix: usize, path: &[Vid], start: u32, seen: &[Seen]) -> bool {
-        shows(&self.state(prefix), path, start, seen)
+        self.content(prefix).shows(path, start, seen)
     }
 
-    /// Whether a fragment that shows these blocks from its start on, and has this version, is what
-    /// the first `prefix` changes make.
-    pub fn is(&self, prefix: usize, views: &[(&[Vid], Vec<Seen>)], head: Option<Version>) -> bool {
-        let state = self.state(prefix);
-        // A deletion may leave an empty fragment or none, and is nothing to one that there is not.
-        let version = match self.head(prefix) {
-            None => state.is_empty(),
-            last => head == last,
-        };
-        version && views.iter().all(|(path, seen)| shows(&state, path, 0, seen))
+    /// Whether some prefix at or after `from` makes this true.
+    pub fn is_since(&self, from: usize, is: impl Fn(&Content) -> bool) -> bool {
+        (from..=self.changes.len()).any(|prefix| is(&self.content(prefix)))
     }
 
-    /// The version after the first `prefix` changes; `None` if the last one was a deletion, or
-    /// there was none.
-    fn head(&self, prefix: usize) -> Option<Version> {
-        let done = |asked: &&Asked| asked.status != Status::Refused;
-        match self.changes[..prefix].iter().rev().find(done) {
-            Some(Asked { change: Change::Delete { .. }, version, .. }) => {
-                (!self.state(prefix).is_empty()).then_some(*version)
-            }
-            Some(asked) => Some(asked.version),
-            None => self.base_head,
-        }
+    /// Whether a fragment that shows these blocks from its start on, and is this, is what the first
+    /// `prefix` changes make.
+    pub fn is(
+        &self,
+        prefix: usize,
+        views: &[(&[Vid], Vec<Seen>)],
+        held: Option<Held>,
+        versions: &[Version],
+    ) -> bool {
+        let content = self.content(prefix);
+        let expected = content.exists.then_some(Held {
+            head: content.head,
+            needed: content.needed,
+            empty: content.blocks.is_empty(),
+        });
+        held == expected
+            && (0..).zip(versions).all(|(chunk, version)| content.version_of(chunk) == *version)
+            && views.iter().all(|(path, seen)| content.shows(path, 0, seen))
     }
 
     /// After a crash: the first `prefix` changes happened, the others never did.
     pub fn settle(&mut self, prefix: usize) {
-        self.base_head = self.head(prefix);
-        self.base = self.state(prefix);
+        self.base = self.content(prefix);
         self.changes.clear();
     }
-}
-
-fn shows(state: &State, path: &[Vid], start: u32, seen: &[Seen]) -> bool {
-    seen.iter().zip(start..).all(|(seen, block)| {
-        let expected = path.iter().find_map(|vid| state.get(&(*vid, block)));
-        *seen
-            == match expected {
-                Some(Block::Data(stamp)) => Seen::Data(*stamp),
-                Some(Block::Zero) => Seen::Zero,
-                Some(Block::Reserved) => Seen::Reserved,
-                None => Seen::Hole,
-            }
-    })
 }
 
 /// The bytes of a block: its stamp and place all over, so that any mix shows.

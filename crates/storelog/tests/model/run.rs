@@ -2,12 +2,13 @@
 
 use super::disk::{Rng, SimDisk};
 use super::oracle::{History, Status, seen};
+use super::shards::Shards;
 use sheepdog_storelog::io::DiskOp;
 use sheepdog_storelog::{
     Answer, Command, CommandId, Effect, Input, LOG_HAS_OWNER, Limits, Opening, Store, Superblock,
     ZeroKind, prepare,
 };
-use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, Vid};
+use sheepdog_types::{DiskId, Error, ErrorKind, FragmentId, Geometry, Version, Vid};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -17,6 +18,9 @@ enum Asked {
     Write { fragment: FragmentId, index: usize },
     Read { fragment: FragmentId, path: Arc<[Vid]>, start: u32, from: usize },
     Discard { fragment: FragmentId, index: usize },
+    Versions { fragment: FragmentId, from: usize },
+    Chunks { fragment: FragmentId, from: usize, have: Vec<Version> },
+    Shard,
     Checkpoint,
 }
 
@@ -44,6 +48,11 @@ pub struct Counts {
     pub opened_again: u64,
     /// Planned faults, one a run.
     pub faults: u64,
+    /// Fragments that were missing and are not any more, and fills and forgettings that did not fit.
+    pub completed: u64,
+    pub conflicts: u64,
+    /// Chunks that were copied out of the store.
+    pub copied: u64,
 }
 
 impl std::ops::AddAssign for Counts {
@@ -63,6 +72,9 @@ impl std::ops::AddAssign for Counts {
             (&mut self.given_up, other.given_up),
             (&mut self.opened_again, other.opened_again),
             (&mut self.faults, other.faults),
+            (&mut self.completed, other.completed),
+            (&mut self.conflicts, other.conflicts),
+            (&mut self.copied, other.copied),
         ] {
             *mine += other;
         }
@@ -79,6 +91,9 @@ pub struct Run {
     pub fragments: u64,
     pub superblock: Superblock,
     pub histories: BTreeMap<FragmentId, History>,
+    pub shards: Shards,
+    /// Whether the work is that of a replica: missing fragments, requests, shards.
+    pub replica: bool,
     asked: BTreeMap<CommandId, Asked>,
     pub next_command: u64,
     pub interval: u64,
@@ -109,7 +124,7 @@ impl Run {
         let geometry = [(4, 4), (1, 8), (2, 4), (16, 2)][rng.below(4) as usize];
         let log_bytes = if geometry.0 == 16 { 1 << 20 } else { 512 << 10 };
         let fragments = [6, 6, 6, 200];
-        Self::of(rng, geometry, log_bytes, &fragments)
+        Self { replica: seed.is_multiple_of(2), ..Self::of(rng, geometry, log_bytes, &fragments) }
     }
 
     /// One that is looked at often: little in it, and a log that soon wraps.
@@ -117,7 +132,7 @@ impl Run {
         let mut rng = Rng(seed);
         let (geometry, log_bytes) =
             [((1, 8), 256 << 10), ((2, 4), 256 << 10), ((4, 4), 320 << 10)][rng.below(3) as usize];
-        Self::of(rng, geometry, log_bytes, &[3])
+        Self { replica: seed.is_multiple_of(2), ..Self::of(rng, geometry, log_bytes, &[3]) }
     }
 
     fn of(mut rng: Rng, geometry: (u16, u16), log_bytes: u64, fragments: &[u64]) -> Self {
@@ -157,6 +172,8 @@ impl Run {
             fragments,
             superblock,
             histories: BTreeMap::new(),
+            shards: Shards::default(),
+            replica: false,
             asked: BTreeMap::new(),
             next_command: 0,
             interval: 0,
@@ -166,6 +183,14 @@ impl Run {
             given_up: false,
             somebody_else: false,
             trace: None,
+        }
+    }
+
+    /// An empty disk, as the superblock says.
+    pub fn prepare_anew(&mut self) {
+        self.disk = SimDisk::default();
+        for op in prepare(&self.superblock).expect("large enough") {
+            self.disk.run_now(&op);
         }
     }
 
@@ -179,6 +204,7 @@ impl Run {
             counts: Counts::default(),
             superblock: self.superblock.clone(),
             histories: self.histories.clone(),
+            shards: self.shards.clone(),
             asked: BTreeMap::new(),
             now: 0,
             trace: None,
@@ -244,18 +270,33 @@ impl Run {
         self.next_command += 1;
         let asked = match &command {
             Command::Read { fragment, path, start, .. } => {
-                let from = self.histories.entry(*fragment).or_default().acked();
+                let from = self.history(*fragment).acked();
                 Asked::Read { fragment: *fragment, path: path.clone(), start: *start, from }
             }
+            Command::Versions { fragment } => {
+                let from = self.history(*fragment).acked();
+                Asked::Versions { fragment: *fragment, from }
+            }
+            Command::Chunks { fragment, have } => {
+                let from = self.history(*fragment).acked();
+                Asked::Chunks { fragment: *fragment, from, have: have.clone() }
+            }
             Command::Checkpoint | Command::Map { .. } => Asked::Checkpoint,
+            Command::Shard { .. } | Command::DropRequests { .. } | Command::DropShard { .. } => {
+                self.shards.push(id, &command, 0);
+                Asked::Shard
+            }
             write => {
                 let fragment = write.fragment().expect("writes name one");
-                let history = self.histories.entry(fragment).or_default();
+                let history = self.history(fragment);
                 let index = history.submitted();
                 history.push(write, id.0);
+                self.shards.push(id, write, index);
                 let needs_space = matches!(
                     write,
-                    Command::Write { .. } | Command::Zero { kind: ZeroKind::Reserve, .. }
+                    Command::Write { .. }
+                        | Command::Zero { kind: ZeroKind::Reserve, .. }
+                        | Command::Fill { .. }
                 );
                 if needs_space {
                     Asked::Write { fragment, index }
@@ -266,6 +307,11 @@ impl Run {
         };
         self.asked.insert(id, asked);
         self.feed(Input::Command(id, command));
+    }
+
+    pub fn history(&mut self, fragment: FragmentId) -> &mut History {
+        let per_chunk = self.geometry().blocks_per_chunk();
+        self.histories.entry(fragment).or_insert_with(|| History::new(per_chunk))
     }
 
     fn feed(&mut self, input: Input) {
@@ -285,6 +331,7 @@ impl Run {
     fn take(&mut self, effects: Vec<Effect>) {
         let failed = self.failure().is_some();
         let given_up = std::mem::replace(&mut self.given_up, failed);
+        let mut shards_changed = false;
         for effect in effects {
             let asks = matches!(effect, Effect::Disk(..));
             assert!(!(given_up && asks), "a disk that was given up is left alone: {effect:?}");
@@ -302,12 +349,19 @@ impl Run {
                 }
                 Effect::Reply(id, answer) => {
                     let asked = self.asked.remove(&id).expect("one reply to each command");
+                    // What a disk that was given up has not answered may have happened.
+                    if answer.is_ok() || !failed {
+                        shards_changed |= self.shards.answered(id, answer.is_ok());
+                    }
                     match answer {
                         Ok(answer) => self.check(asked, &answer),
                         Err(error) => self.check_error(&asked, &error),
                     }
                 }
             }
+        }
+        if shards_changed {
+            self.shards.check(self.store.as_ref().expect("open"));
         }
     }
 
@@ -318,6 +372,10 @@ impl Run {
                 Answer::Done,
             ) => {
                 let history = self.histories.get_mut(&fragment).expect("known");
+                assert!(!history.had_to_conflict(index), "it had to be refused");
+                let needed = |prefix| history.content(prefix).needed;
+                let completed = needed(index).is_some() && needed(index + 1).is_none();
+                self.counts.completed += u64::from(completed);
                 history.answered(index, Status::Acked);
                 assert!(history.acked() > index, "acknowledged out of order");
                 self.counts.acked += 1;
@@ -331,7 +389,13 @@ impl Run {
                 );
                 self.counts.reads += 1;
             }
-            (Asked::Checkpoint, Answer::Done) => {}
+            (Asked::Versions { fragment, from }, answer) => {
+                self.check_chunks(fragment, from, None, answer);
+            }
+            (Asked::Chunks { fragment, from, have }, answer) => {
+                self.check_chunks(fragment, from, Some(&have), answer);
+            }
+            (Asked::Checkpoint | Asked::Shard, Answer::Done) => {}
             (_, answer) => panic!("the wrong kind of answer: {answer:?}"),
         }
     }
@@ -350,15 +414,35 @@ impl Run {
                 let history = self.histories.get_mut(fragment).expect("known");
                 history.answered(*index, Status::Refused);
             }
+            Asked::Discard { fragment, index } if short && self.replica => {
+                // A fragment that comes to be as a missing one.
+                self.counts.refused += 1;
+                let history = self.histories.get_mut(fragment).expect("known");
+                assert!(history.may_lack_space(*index), "{}", error.full());
+                history.answered(*index, Status::Refused);
+            }
+            Asked::Shard if short => self.counts.refused += 1,
             Asked::Checkpoint if short => self.counts.abandoned += 1,
-            Asked::Checkpoint if given_up => {}
+            Asked::Checkpoint | Asked::Shard if given_up => {}
+            Asked::Write { fragment, index } | Asked::Discard { fragment, index }
+                if error.kind() == ErrorKind::Conflict =>
+            {
+                let history = self.histories.get_mut(fragment).expect("known");
+                assert!(history.had_to_conflict(*index), "{}", error.full());
+                history.answered(*index, Status::Refused);
+                self.counts.conflicts += 1;
+            }
             Asked::Write { fragment, index } | Asked::Discard { fragment, index } if unread => {
                 if !given_up {
                     let history = self.histories.get_mut(fragment).expect("known");
                     history.answered(*index, Status::Refused);
                 }
             }
-            Asked::Read { fragment, .. } if unread => {
+            Asked::Read { fragment, .. }
+            | Asked::Versions { fragment, .. }
+            | Asked::Chunks { fragment, .. }
+                if unread =>
+            {
                 let text = error.full().to_string();
                 assert!(given_up || text.contains(&format!("fragment {fragment}")), "{text}");
                 self.counts.unread += 1;
@@ -462,6 +546,7 @@ impl Run {
             assert_eq!(history.acked(), history.submitted());
             history.settle(history.acked());
         }
+        self.shards.check(self.store.as_ref().expect("open"));
     }
 
     /// Power failure or kill -9, reopen, and everything acknowledged must be there.

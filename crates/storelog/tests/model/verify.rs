@@ -5,7 +5,7 @@ use super::faults::Faults;
 use super::oracle::seen;
 use super::run::{Run, VIDS};
 use sheepdog_storelog::{Answer, Command, CommandId, Effect, Input, Opening, Store};
-use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Vid};
+use sheepdog_types::{BLOCK_SIZE, Error, ErrorKind, FragmentId, Version, Vid};
 use std::collections::BTreeMap;
 
 /// Blocks that the host may hold for a store at rest without its knowing: the fixed ones, and what
@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 const UNKNOWN_MAX: u64 = 72;
 /// For each fragment: free pages in units with others. A checkpoint may have replaced all at once.
 const UNKNOWN_PAGES_MAX: u64 = 2;
+/// As that, for the pages of shards.
+const UNKNOWN_OF_SHARDS_MAX: u64 = 3 * 16;
 
 impl Run {
     /// At no moment does the store count on space that the host does not have.
@@ -129,25 +131,35 @@ impl Run {
         let faults = std::mem::take(&mut self.disk.faults);
         let blocks = self.geometry().blocks_per_fragment();
         let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
+        let mut happened = BTreeMap::new();
         for fragment in fragments {
             let mut views = Vec::new();
             for path in VIDS.chunks(1) {
                 let pieces = self.read_now(fragment, path, blocks);
                 views.push((path, seen(fragment, 0, &pieces)));
             }
-            let head = self.store.as_ref().expect("open").head(fragment);
+            let versions = self.versions_now(fragment);
+            let held = self.store.as_ref().expect("open").held(fragment);
             let history = self.histories.get_mut(&fragment).expect("known");
-            let prefix = (history.acked()..=history.submitted())
-                .rev()
-                .find(|prefix| history.is(*prefix, &views, head));
-            let Some(prefix) = prefix else {
+            let fits = |prefix: &usize| history.is(*prefix, &views, held, &versions);
+            let prefixes: Vec<usize> =
+                (history.acked()..=history.submitted()).filter(fits).collect();
+            let (Some(least), Some(most)) = (prefixes.first(), prefixes.last()) else {
                 panic!(
-                    "{fragment}: no prefix of its writes from the {} acknowledged on shows {views:?} \
-                     and version {head:?}",
-                    history.acked()
+                    "{fragment}: no prefix of its changes from the {} answered on shows {views:?}, \
+                     {held:?} and {versions:?}; the answered ones make {:?}",
+                    history.acked(),
+                    history.content(history.acked())
                 )
             };
-            history.settle(prefix);
+            happened.insert(fragment, (*least, *most));
+            history.settle(*most);
+        }
+        let store = self.store.as_ref().expect("open");
+        self.shards.check_after_crash(store, &happened);
+        for (fragment, held) in store.all_held() {
+            assert_eq!(store.held(fragment), Some(held));
+            assert!(self.histories.contains_key(&fragment), "{fragment} was never written");
         }
         self.disk.faults = faults;
     }
@@ -179,7 +191,27 @@ impl Run {
                 }
             }
         }
+        self.shards.adopt(&store);
         self.store = Some(store);
+    }
+
+    /// One command that is answered at once; nobody remembers what it did.
+    pub fn ask(&mut self, command: Command) -> Result<Answer, Error> {
+        let mut store = self.store.take().expect("open");
+        let answer = ask(&mut store, &mut self.disk, &mut self.rng, command);
+        self.store = Some(store);
+        answer
+    }
+
+    fn versions_now(&mut self, fragment: FragmentId) -> Vec<Version> {
+        let mut store = self.store.take().expect("open");
+        let command = Command::Versions { fragment };
+        let answer = ask(&mut store, &mut self.disk, &mut self.rng, command);
+        self.store = Some(store);
+        match answer {
+            Ok(Answer::Versions { chunks, .. }) => chunks,
+            answer => panic!("{answer:?}"),
+        }
     }
 
     fn read_now(
@@ -230,7 +262,8 @@ impl Run {
         let usage = store.usage();
         if !self.limits.whole_units {
             let unknown = (self.disk.held_bytes() - usage.held) / BLOCK_SIZE as u64;
-            let legal = UNKNOWN_MAX + self.fragments * UNKNOWN_PAGES_MAX;
+            let shards = if self.replica { UNKNOWN_OF_SHARDS_MAX } else { 0 };
+            let legal = UNKNOWN_MAX + self.fragments * UNKNOWN_PAGES_MAX + shards;
             assert!(unknown <= legal, "{unknown} blocks of the host: {usage:?}");
         }
     }

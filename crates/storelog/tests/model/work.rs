@@ -39,6 +39,10 @@ impl Run {
     }
 
     pub fn random_command(&mut self) {
+        if self.replica && self.rng.chance(30) {
+            return self.random_replica_command();
+        }
+        let request = self.random_request();
         let fragment = self.fragment();
         let among = if self.rng.chance(85) { 2 } else { VIDS.len() as u64 };
         let vid = VIDS[self.rng.below(among) as usize];
@@ -48,18 +52,18 @@ impl Run {
             0..50 => {
                 let version = self.version();
                 let data = self.data(fragment, start, count, id);
-                Command::Write { fragment, vid, version, start, data }
+                Command::Write { fragment, vid, version, start, data, request }
             }
             50..68 => {
                 let kind = [ZeroKind::Remove, ZeroKind::Marker, ZeroKind::Reserve]
                     [self.rng.below(3) as usize];
                 let version = self.version();
-                Command::Zero { fragment, vid, version, start, count, kind }
+                Command::Zero { fragment, vid, version, start, count, kind, request }
             }
             68..71 => {
                 let forget = self.rng.chance(70);
                 let version = self.version();
-                Command::DeleteVid { fragment, vid, version, forget }
+                Command::DeleteVid { fragment, vid, version, forget, request }
             }
             71..98 => {
                 let path: Arc<[Vid]> = match self.rng.below(3) {
@@ -83,7 +87,14 @@ impl Run {
             let count = 1 + self.rng.below(u64::from(blocks - start)) as u32;
             let (version, id) = (self.version(), self.next_command);
             let data = self.data(fragment, start, count, id);
-            self.command(Command::Write { fragment, vid: VIDS[0], version, start, data });
+            self.command(Command::Write {
+                fragment,
+                vid: VIDS[0],
+                version,
+                start,
+                data,
+                request: None,
+            });
             start += count;
         }
     }
@@ -93,14 +104,30 @@ impl Run {
         let fragment = FragmentId { lineage: LineageId(7), number };
         let (version, count) = (self.version(), self.geometry().blocks_per_fragment());
         let kind = ZeroKind::Reserve;
-        self.command(Command::Zero { fragment, vid: VIDS[0], version, start: 0, count, kind });
+        self.command(Command::Zero {
+            fragment,
+            vid: VIDS[0],
+            version,
+            start: 0,
+            count,
+            kind,
+            request: None,
+        });
     }
 
     /// One block of a fragment reads as zeros.
     pub fn zero(&mut self, number: u64, start: u32, kind: ZeroKind) {
         let fragment = FragmentId { lineage: LineageId(7), number };
         let version = self.version();
-        self.command(Command::Zero { fragment, vid: VIDS[0], version, start, count: 1, kind });
+        self.command(Command::Zero {
+            fragment,
+            vid: VIDS[0],
+            version,
+            start,
+            count: 1,
+            kind,
+            request: None,
+        });
     }
 
     /// One block.
@@ -108,7 +135,14 @@ impl Run {
         let fragment = self.fragment();
         let (version, id) = (self.version(), self.next_command);
         let data = self.data(fragment, 0, 1, id);
-        self.command(Command::Write { fragment, vid: VIDS[0], version, start: 0, data });
+        self.command(Command::Write {
+            fragment,
+            vid: VIDS[0],
+            version,
+            start: 0,
+            data,
+            request: None,
+        });
     }
 
     /// The whole of a fragment.
@@ -122,6 +156,7 @@ impl Run {
             start: 0,
             count: self.geometry().blocks_per_fragment(),
             kind,
+            request: None,
         });
     }
 
@@ -129,10 +164,22 @@ impl Run {
     pub fn delete_all(&mut self) {
         let fragments: Vec<FragmentId> = self.histories.keys().copied().collect();
         for fragment in fragments {
+            if self.history(fragment).latest().needed.is_some() {
+                let (at, chunks) = (Version::ZERO, self.empty_chunks());
+                self.command(Command::Miss { fragment, needed: at });
+                self.command(Command::Fill { fragment, at, chunks, last: true });
+            }
             for vid in VIDS {
                 let version = self.version();
-                self.command(Command::DeleteVid { fragment, vid, version, forget: true });
+                self.command(Command::DeleteVid {
+                    fragment,
+                    vid,
+                    version,
+                    forget: true,
+                    request: None,
+                });
             }
         }
+        self.drop_shards();
     }
 }
