@@ -1,7 +1,7 @@
 //! Everything that must pass, in the order in which failures are cheapest to learn.
 
 use crate::shell::{cargo, step, step_within};
-use crate::{deps, fuzz, licences};
+use crate::{deps, fuzz, licences, sim};
 use anyhow::Result;
 use sheepdog_testkit::bins::{BIN_DIR, profile_dir};
 use sheepdog_testkit::tools::find;
@@ -43,6 +43,7 @@ pub fn run() -> Result<()> {
     let mut doc =
         cargo(&["doc", "--workspace", "--locked", "--no-deps", "--document-private-items"]);
     step("documentation", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
+    sim::ci()?;
     fuzz::ci()?;
     println!("==> all passed in {:.0} s", begin.elapsed().as_secs_f64());
     Ok(())

@@ -1,7 +1,7 @@
 //! Runs that are too long for every day. Their reports are kept in `docs/runs/`.
 
-use crate::fuzz;
 use crate::shell::{cargo, cmd, output};
+use crate::{fuzz, sim};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sheepdog_testkit::Server;
@@ -22,7 +22,8 @@ const USAGE: &str = "long kill [--rounds N] [--seed N]
        long broken [--rounds N] [--seed N]
        long fuzz [--seconds N]
        long amplification [--seed N]
-       long memory";
+       long memory
+       long sim [--seconds N] [--seed N]";
 
 /// `long NAME …`.
 pub fn run(args: &[&str]) -> Result<()> {
@@ -47,6 +48,8 @@ pub fn run(args: &[&str]) -> Result<()> {
         "fuzz" => fuzz(seconds.unwrap_or(30 * 60)),
         "amplification" => amplification::run(seed.unwrap_or_else(Rng::fresh_seed)),
         "memory" => memory::run(),
+        // Others than those of every day, and of each other.
+        "sim" => sim(seed.unwrap_or_else(|| Rng::fresh_seed() >> 24), seconds.unwrap_or(60 * 60)),
         "broken" => broken::run(rounds.unwrap_or(300), seed.unwrap_or_else(Rng::fresh_seed)),
         _ => bail!(USAGE),
     }
@@ -64,6 +67,25 @@ fn fuzz(seconds: u32) -> Result<()> {
         "targets": targets,
     });
     save(&format!("fuzz-{commit}.json"), &report)
+}
+
+/// The core in simulated clusters.
+fn sim(seed: u64, seconds: u32) -> Result<()> {
+    let begin = Instant::now();
+    let runs = sim::long(seed, seconds.into())?;
+    let commit = commit()?;
+    let report = json!({
+        "command": format!("cargo xtask long sim --seconds {seconds} --seed {seed}"),
+        "commit": commit,
+        "seconds": begin.elapsed().as_secs(),
+        "first_seed": seed,
+        "runs": runs,
+    });
+    save(&format!("sim-{commit}-{seed}.json"), &report)?;
+    if runs["failed"] != 0 {
+        bail!("the simulator has findings: `cargo xtask sim shrink --seed N` tells one of them");
+    }
+    Ok(())
 }
 
 /// The store's model tests: random work on simulated disks that lose power, run full, fail. One

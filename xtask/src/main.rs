@@ -11,6 +11,7 @@ mod long;
 mod placement;
 mod samples;
 mod shell;
+mod sim;
 
 use anyhow::{Result, bail};
 use std::process::ExitCode;
@@ -39,6 +40,15 @@ Usage: cargo xtask WORD
   long amplification|memory
                     what the device writes for a byte of a client; memory, start and idle
                     processor of a store of 1 TiB; fails if a limit is missed, report in docs/runs/
+  sim run [--seed FIRST] [--seeds N] [--seconds N]
+                    the core in simulated clusters under faults, one run a seed
+  sim trace|shrink --seed N
+                    one run with all its messages; one that failed, with what it does not need
+                    left out
+  sim mutations [--seed FIRST] [--seeds N] [--rule NAME]
+                    each rule of the protocol left out: which oracle finds it, after how many seeds
+  long sim [--seconds N] [--seed N]
+                    an hour of seeds, report in docs/runs/
   samples LABEL     nodes as this version leaves them, for all later ones to open; kept in
                     crates/testkit/samples
   licences          every dependency's licence is one that deny.toml allows";
@@ -66,6 +76,7 @@ fn chore(words: &[&str]) -> Result<()> {
         ["long", rest @ ..] => long::run(rest),
         ["placement", rest @ ..] => placement::run(rest),
         ["samples", rest @ ..] => samples::run(rest),
+        ["sim", rest @ ..] => sim::run(rest),
         ["licences"] => licences::run(),
         ["help" | "-h" | "--help"] => {
             println!("{USAGE}");

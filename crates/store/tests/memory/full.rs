@@ -56,7 +56,7 @@ pub fn fill(dir: &Path, fragments: u64) {
     let units = for_pages + chunks;
     let words_per_page = UNITS_PER_PAGE as usize / 64;
     let space_pages = units.div_ceil(u64::from(UNITS_PER_PAGE)) as usize;
-    let root_bytes = Root::encoded_bytes(entry_pages.len(), space_pages, 0);
+    let root_bytes = Root::encoded_bytes(entry_pages.len(), space_pages, 0, (0, 0, 0));
     // Without holes: all units of pages count as used.
     let mut words = vec![u64::MAX; (units / 64) as usize];
     words.push((1 << (units % 64)) - 1);
