@@ -97,19 +97,21 @@ impl SimDisk {
         Some(Completion { op, result })
     }
 
+    /// Whether the host has space for it. What it holds already can be written whatever is left, and
+    /// so can what is not in its books: the log.
     fn fits(&self, what: &DiskOp) -> bool {
         let Some(capacity) = self.capacity else {
             return true;
         };
         let (offset, len) = match what {
-            DiskOp::Write { offset, data, .. } => {
+            DiskOp::Write { area: Area::Data, offset, data, .. } => {
                 (*offset, data.iter().map(Bytes::len).sum::<usize>() as u64)
             }
             DiskOp::Allocate { offset, len } => (*offset, *len),
             _ => return true,
         };
-        let new = blocks_of(offset, len).filter(|block| !self.allocated.contains(block));
-        self.allocated.len() + new.count() <= capacity
+        let new = blocks_of(offset, len).filter(|block| !self.allocated.contains(block)).count();
+        new == 0 || self.allocated.len() + new <= capacity
     }
 
     /// There is no more space than what is allocated.
@@ -261,7 +263,7 @@ impl SimDisk {
                 DiskOp::Read { .. } | DiskOp::Sync { .. } => continue,
                 other => other,
             };
-            self.run(&what, begun);
+            self.run_if_it_fits(&what, begun);
         }
         // Some crashes keep nearly everything, some nearly nothing.
         let keep = [0, 10, 50, 90, 100][rng.below(5) as usize];
@@ -280,7 +282,16 @@ impl SimDisk {
     /// Only the process dies: what was handed to the disk gets there.
     pub fn kill(&mut self) {
         for (_, what, begun) in std::mem::take(&mut self.in_flight) {
-            self.run(&what, begun);
+            self.run_if_it_fits(&what, begun);
+        }
+    }
+
+    /// An operation in flight when nobody waits for it any more. A host without space for it would
+    /// have refused it, and no crash gives it some: done all the same it took more than there is,
+    /// and the host then refused even what is written in place, to blocks that it holds.
+    fn run_if_it_fits(&mut self, what: &DiskOp, begun: u64) {
+        if self.fits(what) {
+            self.run(what, begun);
         }
     }
 }
