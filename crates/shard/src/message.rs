@@ -6,7 +6,7 @@
 use crate::authority::{Activation, Copy};
 use bytes::Bytes;
 use sheepdog_storelog::{ChunkCopy, Piece, RequestEntry, ZeroKind};
-use sheepdog_types::{DiskId, FragmentId, Interval, Process, RequestId, ShardId, Version, Vid};
+use sheepdog_types::{DiskId, FragmentId, Interval, RequestId, ShardId, Version, Vid};
 use std::sync::Arc;
 
 /// From the primary of an interval to the replica on one disk.
@@ -398,6 +398,3 @@ impl Message {
         }
     }
 }
-
-/// Where a process is reached; the transport knows more.
-pub type Peer = Process;

@@ -100,8 +100,8 @@ pub struct Primary {
     phase: Phase,
     members: BTreeMap<DiskId, Member>,
     baseline: Version,
+    /// Tombstones up to there count as nothing: what members told, and were told since.
     floor: Version,
-    told_floor: Version,
     candidates: Option<Candidates>,
     heads: Vec<(FragmentId, Version)>,
     adopted: Arc<[(RequestId, RequestEntry)]>,
@@ -160,7 +160,6 @@ impl Primary {
             members: BTreeMap::new(),
             baseline: Version::ZERO,
             floor: Version::ZERO,
-            told_floor: Version::ZERO,
             candidates: None,
             heads: Vec::new(),
             adopted: Arc::from([]),
@@ -451,7 +450,7 @@ impl Primary {
         let number = self.lease_number;
         let clean = self.clean_version();
         let floor = self.tombstone_floor();
-        self.told_floor = self.told_floor.max(floor);
+        self.floor = self.floor.max(floor);
         for disk in self.assignment.acting.clone() {
             let member = self.member(disk);
             member.lease_asked.push_back((number, cx.now));
@@ -504,11 +503,6 @@ impl Primary {
         }
         let open = self.writes.keys().next().map_or(self.seq, |first| first - 1);
         Some(Version { interval: self.interval(), seq: open })
-    }
-
-    /// Tombstones up to there count as nothing: what was told to members, and what they told.
-    fn known_floor(&self) -> Version {
-        self.floor.max(self.told_floor)
     }
 
     /// Below it no member of the full set needs tombstones.

@@ -42,10 +42,9 @@ impl Controller {
     #[must_use]
     pub fn new(
         homes: BTreeMap<DiskId, NodeId>,
-        shards: &[ShardId],
+        shards: Vec<ShardId>,
         copies: usize,
         required: usize,
-        lineages: Lineages,
         rng: &mut Rng,
     ) -> Self {
         let disks: Vec<DiskId> = homes.keys().copied().collect();
@@ -57,16 +56,16 @@ impl Controller {
             disks.truncate(copies);
             disks
         };
-        let records = shards.iter().map(|id| {
+        let records = shards.into_iter().map(|id| {
             let record = Record { targets: target(rng), ..Record::default() };
-            (*id, record)
+            (id, record)
         });
         Self {
             shards: records.collect(),
             up: BTreeMap::new(),
             cuts: BTreeSet::new(),
             shunned: BTreeSet::new(),
-            lineages: Arc::new(lineages),
+            lineages: Arc::default(),
             copies,
             required,
             revision: 0,

@@ -21,13 +21,15 @@ use cluster::Cluster;
 pub use plan::Plan;
 use sheepdog_gateway::Layout;
 use sheepdog_membership as membership;
-use sheepdog_shard::{Assignment, Event as ShardEvent, Lineages, Message, VidRecord};
+use sheepdog_shard::{Assignment, Event as ShardEvent, Lineages, Message};
 use sheepdog_storelog::{LOG_HAS_OWNER, Limits, Superblock, prepare};
-use sheepdog_types::{BLOCK_SIZE, DiskId, Interval, LineageId, Process, ShardId, Vid};
+use sheepdog_types::{BLOCK_SIZE, DiskId, Interval, Process, ShardId, Vid};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
+/// Disks of a node, at most.
+const DISKS_MAX: u16 = 4;
 /// Between two ticks of a node.
 const TICK: u64 = 10 * MS;
 
@@ -186,11 +188,15 @@ fn disk_id(host: Host, number: u16) -> DiskId {
 /// Node and place of a disk, for people.
 fn shown_disk(disk: DiskId) -> String {
     let number = disk_number(disk);
-    format!("{}.{}", number / 4, number % 4)
+    format!("{}.{}", number / DISKS_MAX, number % DISKS_MAX)
 }
 
 fn disk_number(disk: DiskId) -> u16 {
-    u16::from_be_bytes([disk.0[0], disk.0[1]]) * 4 + u16::from_be_bytes([disk.0[2], disk.0[3]])
+    host_of_disk(disk).0 * DISKS_MAX + u16::from_be_bytes([disk.0[2], disk.0[3]])
+}
+
+fn host_of_disk(disk: DiskId) -> Host {
+    Host(u16::from_be_bytes([disk.0[0], disk.0[1]]))
 }
 
 /// A disk that was prepared, for the first time or again.
@@ -245,32 +251,20 @@ impl World {
             machines.insert(host, Machine { disks: here, node: None, run: 0, incarnation: 0 });
         }
         let layout = Layout { geometry: plan.geometry, bits: plan.shard_bits, set: 0 };
-        let shards: Vec<ShardId> =
-            (0..1 << plan.shard_bits).map(|number| ShardId { set: 0, number }).collect();
-        let mut lineages = Lineages { revision: 1, ..Lineages::default() };
-        let mut vids = Vec::new();
-        for number in 1..=plan.vdis {
-            let vid = Vid::new(number).expect("small");
-            let record = VidRecord {
-                lineage: LineageId(u64::from(number)),
-                working: true,
-                fence: 0,
-                path: [vid].into(),
-            };
-            lineages.vids.insert(vid, record);
-            vids.push(vid);
-        }
         let mut chance = rng.fork("targets");
         let cluster = plan.membership.then(|| Cluster::new(&plan, &rng));
-        let controller = Controller::new(
+        let mut controller = Controller::new(
             homes,
             // With a registry it has only lineages.
-            if plan.membership { &[] } else { &shards },
+            if plan.membership { Vec::new() } else { plan.shards() },
             usize::from(plan.copies),
             usize::from(plan.required),
-            lineages,
             &mut chance,
         );
+        let vids: Vec<Vid> = (1..=plan.vdis).filter_map(Vid::new).collect();
+        for vid in &vids {
+            controller.create(*vid);
+        }
         let limits = Limits {
             cache_bytes: 1 << 20,
             logged_bytes: 1 << 20,
@@ -356,6 +350,7 @@ impl World {
         let judgement = check::history(&self.history);
         self.counts.add("blocks judged", judgement.blocks);
         self.counts.add("operations judged", judgement.ops);
+        self.counts.add("blocks not decided", judgement.undecided);
         for (block, violation) in judgement.violations {
             let what = format!("{block:?}: {violation}");
             self.find("linearizability", what);
@@ -720,15 +715,12 @@ impl World {
     }
 
     fn disk_step(&mut self, step: DiskStep) {
-        let Some((id, completion)) = self
-            .disks
-            .iter_mut()
-            .find(|(id, _)| disk_number(**id) == step.disk)
-            .and_then(|(id, disk)| disk.complete(step).map(|completion| (*id, completion)))
-        else {
+        let host = Host(step.disk / DISKS_MAX);
+        let id = disk_id(host, step.disk % DISKS_MAX);
+        let disk = self.disks.get_mut(&id);
+        let Some(completion) = disk.and_then(|disk| disk.complete(step)) else {
             return;
         };
-        let host = Host(u16::from_be_bytes([id.0[0], id.0[1]]));
         self.on_host(host, |node, now, wishes| node.completed(now, id, completion, wishes));
     }
 
@@ -771,9 +763,9 @@ impl World {
 
     /// What the newest lineages fence is fenced once all shards have them in force.
     fn fence(&mut self, what: Fenced) {
-        let shards = (0..1 << self.plan.shard_bits).map(|number| ShardId { set: 0, number });
+        let shards = self.plan.shards().into_iter().collect();
         let revision = self.controller.lineages.revision;
-        self.fences.push(Fence { revision, shards: shards.collect(), what });
+        self.fences.push(Fence { revision, shards, what });
     }
 
     /// A primary says that fences are in force. One that the registry replaced has no say.

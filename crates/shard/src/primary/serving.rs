@@ -324,7 +324,7 @@ impl Primary {
     ) {
         self.seq += 1;
         let version = Version { interval: self.interval(), seq: self.seq };
-        let floor = self.known_floor();
+        let floor = self.floor;
         let stored = cx.disks.disk(self.local).map(|disk| head_of(disk, fragment, floor));
         let prev = ordered.head.or(stored).unwrap_or_default();
         if prev >= version {

@@ -4,6 +4,7 @@
 use super::{BLOCK, Ev, World};
 use crate::history::{DAMAGED, Kind, Request, Value, ZEROS};
 use crate::node::host_of;
+use crate::stamp;
 use crate::{Host, MS, Rng};
 use bytes::Bytes;
 use sheepdog_gateway::{Connection, Effect, Event, Failure, Op, OpId};
@@ -49,29 +50,6 @@ impl Client {
     pub fn new(rng: Rng) -> Self {
         Self { rng, at: None, open: BTreeMap::new() }
     }
-}
-
-/// A block that shows a value, which VDI it belongs to and where.
-fn stamp(value: Value, vid: Vid, block: u64) -> [u8; BLOCK] {
-    let mut bytes = [0; BLOCK];
-    let seed = value.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (u64::from(vid.get()) << 48) ^ block;
-    bytes[..8].copy_from_slice(&value.to_le_bytes());
-    for (at, word) in bytes[8..].chunks_exact_mut(8).enumerate() {
-        word.copy_from_slice(&seed.wrapping_add(at as u64).to_le_bytes());
-    }
-    bytes
-}
-
-/// The value that a block shows.
-fn value_of(bytes: &[u8], vid: Vid, block: u64) -> Value {
-    let Some((first, _)) = bytes.split_first_chunk::<8>() else {
-        return DAMAGED;
-    };
-    let value = u64::from_le_bytes(*first);
-    if value == ZEROS {
-        return if bytes.iter().all(|byte| *byte == 0) { ZEROS } else { DAMAGED };
-    }
-    if bytes == stamp(value, vid, block) { value } else { DAMAGED }
 }
 
 impl World {
@@ -220,7 +198,7 @@ impl World {
                 for place in 0..u64::from(count) {
                     let value = fresh + place;
                     kinds.push(Kind::Write(value));
-                    data.extend_from_slice(&stamp(value, vid, start + place));
+                    data.extend_from_slice(&stamp::fill(value, vid, start + place));
                 }
                 self.next_value += u64::from(count);
                 (Op::Write { start, data: Bytes::from(data) }, kinds, None)
@@ -337,7 +315,7 @@ fn values_of(pieces: &[Piece], vid: Vid, start: u64, count: u32) -> Vec<Value> {
         match piece {
             Piece::Data(bytes) => {
                 for block in bytes.chunks(BLOCK) {
-                    values.push(value_of(block, vid, start + values.len() as u64));
+                    values.push(stamp::value_of(block, vid, start + values.len() as u64));
                 }
             }
             Piece::Reserved(blocks) | Piece::Zero(blocks) | Piece::Hole(blocks) => {

@@ -1,11 +1,11 @@
 //! The end of a run: everything is healed, everybody waits, and what is there is looked at.
 
-use super::{BLOCK, Ev, World};
+use super::{BLOCK, Ev, World, host_of_disk};
 use crate::node::host_of;
 use crate::{Host, SECOND};
 use sheepdog_storelog::checksum::crc32c;
 use sheepdog_storelog::{Answer, Command, Piece};
-use sheepdog_types::{DiskId, FragmentId, ShardId, Version, Vid};
+use sheepdog_types::{DiskId, FragmentId, Version, Vid};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Within so much time after healing everything must be clean.
@@ -39,10 +39,6 @@ impl World {
         }
     }
 
-    fn shards(&self) -> Vec<ShardId> {
-        (0..1 << self.plan.shard_bits).map(|number| ShardId { set: 0, number }).collect()
-    }
-
     fn is_settled(&self) -> bool {
         // Not at every event: this looks at everything.
         self.queue.delivered().is_multiple_of(64) && self.clients_are_idle() && self.all_clean()
@@ -55,12 +51,13 @@ impl World {
             let process = machine.node.as_ref().map(|node| node.me);
             process.is_some() && process == self.known_process(*host)
         };
-        self.machines.iter().all(known) && self.shards().iter().all(|shard| self.is_clean(*shard))
+        self.machines.iter().all(known)
+            && self.plan.shards().iter().all(|shard| self.is_clean(*shard))
     }
 
     fn unsettled(&self) -> String {
         let mut lines = Vec::new();
-        for shard in self.shards() {
+        for shard in self.plan.shards() {
             if self.is_clean(shard) {
                 continue;
             }
@@ -82,7 +79,7 @@ impl World {
 
     /// Every target of a shard holds the same bytes at the same heads.
     fn compare(&mut self) {
-        for shard in self.shards() {
+        for shard in self.plan.shards() {
             let targets: Vec<DiskId> = self.targets(shard);
             let mut fragments: BTreeSet<FragmentId> = BTreeSet::new();
             for disk in &targets {
@@ -179,8 +176,4 @@ fn blocks_of(pieces: &[Piece]) -> Vec<Block> {
         }
     }
     blocks
-}
-
-fn host_of_disk(disk: DiskId) -> Host {
-    Host(u16::from_be_bytes([disk.0[0], disk.0[1]]))
 }

@@ -3,7 +3,7 @@
 use crate::net::Settings;
 use crate::{MS, Rng, SECOND};
 use sheepdog_shard::Rules;
-use sheepdog_types::Geometry;
+use sheepdog_types::{Geometry, ShardId};
 use std::collections::BTreeSet;
 
 /// See the module.
@@ -61,6 +61,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// All shards.
+    #[must_use]
+    pub fn shards(&self) -> Vec<ShardId> {
+        (0..1 << self.shard_bits).map(|number| ShardId { set: 0, number }).collect()
+    }
+
     /// The run of a seed.
     #[must_use]
     pub fn of(seed: u64) -> Self {
